@@ -1,0 +1,89 @@
+"""Errors that people read: what came, what is allowed, where, and what to do.
+
+Every fault that a user can cause is a `FathomError`. The command line prints its text and exits with code 2;
+only `--debug` shows a traceback. `nearest` finds the name that was probably meant.
+
+    FathomError          any of them
+    ├── RecipeError      one or more wrong keys or values, all named at once
+    ├── DataError        the data cannot be read or used
+    ├── RunError         a run folder, checkpoint or model file is missing, damaged or does not fit
+    ├── NonFiniteError   training met NaN or infinity
+    └── Interrupted      SIGTERM or SIGINT: the work was saved (exit code 130)
+RowFaults is different: the encoder's way to hand back the rows that it could not read.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class FathomError(Exception):
+    """A sentence for the user. `exit_code` is what the command line returns."""
+
+    exit_code = 2
+
+
+class RecipeError(FathomError):
+    """One or more faults in a recipe: `faults` holds a sentence each."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = list(faults)
+        count = len(self.faults)
+        head = "" if count == 1 else f"{count} faults in the recipe:\n  "
+        super().__init__(head + "\n  ".join(self.faults))
+
+
+class DataError(FathomError):
+    """The data cannot be read or used."""
+
+
+class RunError(FathomError):
+    """A run folder, checkpoint or model file is missing, damaged or does not fit."""
+
+
+class NonFiniteError(FathomError):
+    """Training met a loss or gradient that is not a number or infinite."""
+
+
+class Interrupted(FathomError):
+    """A signal stopped the run after its work was saved."""
+
+    exit_code = 130
+
+
+class RowFaults(Exception):
+    """Rows that an encoder could not read, with the reason of each.
+
+    Args:
+        reasons: row number within the encoded columns -> why it could not be read.
+        partial: the encoded rows; the faulty ones hold zeros.
+    """
+
+    def __init__(self, reasons: Mapping[int, str], partial: Any) -> None:
+        super().__init__(f"{len(reasons)} rows could not be read")
+        self.reasons = dict(reasons)
+        self.partial = partial
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """The allowed name that is most like `name`, or None where nothing is near."""
+    options = [str(option) for option in allowed]
+    by_lower = {option.lower(): option for option in options}
+    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return by_lower[found[0]] if found else None
+
+
+def unknown(what: str, name: str, allowed: Iterable[str], where: str = "") -> str:
+    """The sentence for a name that is not known.
+
+    >>> unknown("network", "resnt", ["cnn", "resnet"])
+    "There is no network 'resnt'. Did you mean 'resnet'? Known: cnn, resnet."
+    """
+    options = sorted({str(option) for option in allowed})
+    guess = nearest(name, options)
+    shown = ", ".join(options[:12]) + (f" and {len(options) - 12} more" if len(options) > 12 else "")
+    sentence = f"There is no {what} '{name}'{' in ' + where if where else ''}."
+    sentence += f" Did you mean '{guess}'?" if guess else ""
+    return sentence + (f" Known: {shown}." if options else "")
