@@ -1,0 +1,476 @@
+"""The contract: the types that every part of Fathom speaks, and nothing that does work of its own.
+
+    Source ──columns, splits──▶ Field ──encode──▶ TensorSet ──batches──▶ Algorithm ──▶ Predictor ──decode──▶ answers
+                                  │                                       │
+                                Schema                            Model (= preprocess + network)
+
+A `Field` is one named input or target. A `Source` reads raw columns. A `Model` is the one place where named batches
+meet plain tensors. An `Algorithm` says how something is learnt: one method, `step`. A `Predictor` is all that analysis
+and delivery ever see. A `Callback` watches and never writes.
+
+Shapes in comments: B rows of a batch, N rows of a set, K outputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fathom.core.errors import DataError, unknown
+from fathom.core.registry import Hyperparameter, fields, hyperparameter
+from fathom.core.tensors import ROW, WEIGHT, Batch, Columns, Index, Ragged, TensorSet
+
+if TYPE_CHECKING:
+    from fathom.core.optimize import Optimizer
+    from fathom.core.recipe import Recipe
+
+__all__ = [
+    "ROW", "WEIGHT", "Algorithm", "Batch", "Callback", "Clock", "Columns", "Context", "Field", "Index", "Loss",
+    "Model", "Predictor", "Ragged", "Regularizer", "Schema", "Source", "Stage", "TensorSet", "Verdict",
+    "hyperparameter",
+]  # fmt: skip
+
+Loss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> (B,), one value a row
+Verdict = Literal["continue", "end_stage", "end_run"]
+
+
+class Configured:
+    """A class whose hyperparameters are class attributes; an instance may override each by keyword."""
+
+    def __init__(self, **options: Any) -> None:
+        for cls in type(self).__mro__:
+            for name, knob in vars(cls).items():
+                if isinstance(knob, Hyperparameter) and name not in vars(self):
+                    setattr(self, name, options.pop(name, knob.default))
+        if options:
+            raise TypeError(unknown("option", next(iter(options)), vars(self), type(self).__name__))
+
+
+class Field(Configured, ABC):
+    """One named input or target, read from one or more columns.
+
+    `fit` sees training rows only. What it learns is `state`, plain JSON, so that a fitted field can be written,
+    read and shipped. `encode` is the same code for training, evaluation and serving.
+
+    Args:
+        columns: the raw columns that this field reads.
+        options: the field's hyperparameters (`data.<kind>.<name>` in a recipe).
+    """
+
+    kind: ClassVar[str]
+    losses: ClassVar[dict[str, Loss]] = {}  # for targets; the first is the default
+
+    def __init__(self, columns: Sequence[str], **options: Any) -> None:
+        super().__init__(**options)
+        self.columns = tuple(columns)
+        self.options = {name: getattr(self, name) for name in fields[self.kind].hyperparameters}
+        self.state: dict[str, Any] = {}
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one row as a network sees it: what `layer()` returns, less the batch."""
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """The shape of one row of network output that this field reads when it is a target."""
+        raise DataError(f"'{self.columns[0]}' is of kind {self.kind}, which cannot be a target here.")
+
+    @abstractmethod
+    def fit(self, chunks: Iterable[Columns]) -> None:
+        """Learn the state from the training rows, which come in chunks."""
+
+    @abstractmethod
+    def encode(self, columns: Columns, target: bool = False) -> Tensor | Ragged:
+        """Turn raw columns into a tensor (N, ...).
+
+        Args:
+            columns: raw columns; those of `self.columns` are read.
+            target: whether the rows are to be learnt; a missing target is a fault, a missing input is a value.
+
+        Raises:
+            RowFaults: some rows cannot be read; it carries the others.
+        """
+
+    def layer(self) -> nn.Module:
+        """Encoded (B, ...) -> float (B, *shape); exported with the network."""
+        return nn.Identity()
+
+    def decode(self, output: Tensor) -> list[Any]:
+        """Network output (B, *outputs) -> one answer a row, ready for JSON."""
+        raise NotImplementedError
+
+    def metrics(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Every metric that fits this kind of target.
+
+        Args:
+            output: (N, *outputs) network output.
+            target: (N, ...) encoded target.
+            weight: (N,) or (R, N): how often each row counts, in each of R resamples.
+
+        Returns:
+            name -> tensor of shape () or (R,).
+        """
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """What was guessed and fitted, in a few words."""
+        return ", ".join(self.columns)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of the field as plain JSON."""
+        return {"kind": self.kind, "columns": list(self.columns), "options": self.options, "state": self.state}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Field:
+        """The field that `to_json` wrote."""
+        made: Field = fields[data["kind"]].make(data["columns"], **data["options"])
+        made.state = dict(data["state"])
+        return made
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The named inputs and targets of a task, and the columns with a special part.
+
+    Args:
+        special: group, time, weight, split, sensitive -> column name.
+    """
+
+    inputs: dict[str, Field]
+    targets: dict[str, Field] = field(default_factory=dict)
+    special: dict[str, str] = field(default_factory=dict)
+
+    def fields(self) -> dict[str, Field]:
+        """Inputs and targets together."""
+        return {**self.inputs, **self.targets}
+
+    def to_json(self) -> dict[str, Any]:
+        """All of the schema as plain JSON."""
+        return {
+            "inputs": {name: item.to_json() for name, item in self.inputs.items()},
+            "targets": {name: item.to_json() for name, item in self.targets.items()},
+            "special": self.special,
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Schema:
+        """The schema that `to_json` wrote."""
+        return Schema(
+            {name: Field.from_json(item) for name, item in data["inputs"].items()},
+            {name: Field.from_json(item) for name, item in data["targets"].items()},
+            dict(data["special"]),
+        )
+
+
+class Source(ABC):
+    """Where raw data comes from: a folder, a file, a frame, arrays, a built-in set.
+
+    Args:
+        location: what the user named.
+        options: the recipe's `data` section.
+    """
+
+    def __init__(self, location: Any, options: Any) -> None:
+        self.location = location
+        self.options = options
+
+    @classmethod
+    @abstractmethod
+    def accepts(cls, location: Any) -> bool:
+        """Whether this source reads `location`; looks, does not read everything."""
+
+    @abstractmethod
+    def columns(self) -> Columns:
+        """All raw columns, every split together."""
+
+    @abstractmethod
+    def schema(self) -> Schema:
+        """The guessed fields, unfitted, with the user's overrides applied."""
+
+    def given_splits(self) -> dict[str, Index]:
+        """Splits that the data itself names ("train", "validation", "test" -> rows); empty where it names none."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """Sentences about what was guessed, skipped or mended, for the console and the report."""
+        return []
+
+
+class Model(nn.Module):
+    """The one boundary between named batches and plain tensors.
+
+    Each input goes through its field's layer, the network gets the results in order, and its output is cut into the
+    targets: a tensor is split along its last dimension, a tuple is matched in order, a dict is taken by name.
+
+    Args:
+        schema: the role's inputs and targets, fitted.
+        module: a network on plain tensors; a user's own is treated alike.
+    """
+
+    def __init__(self, schema: Schema, module: nn.Module) -> None:
+        super().__init__()
+        self.input_names = tuple(schema.inputs)
+        self.target_shapes = {name: target.outputs for name, target in schema.targets.items()}
+        self.preprocess = nn.ModuleList([item.layer() for item in schema.inputs.values()])
+        self.module = module
+
+    def forward(self, batch: Batch) -> Batch:
+        """Named encoded inputs -> output (B, *outputs) by target name."""
+        inputs = [layer(batch[name]) for name, layer in zip(self.input_names, self.preprocess, strict=True)]
+        return self.split(self.module(*inputs))
+
+    def split(self, output: Any) -> Batch:
+        """Cut what the network returned into the targets."""
+        shapes = self.target_shapes
+        if isinstance(output, Mapping):
+            return {name: output[name] for name in shapes}
+        if isinstance(output, Tensor) and len(shapes) == 1:
+            ((name, shape),) = shapes.items()
+            return {name: output.reshape(-1, *shape)}
+        if isinstance(output, Tensor):
+            sizes = [int(np.prod(shape)) for shape in shapes.values()]
+            output = output.split(sizes, dim=-1)
+        return {
+            name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), output, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training.
+
+    Args:
+        name: shown in the log.
+        steps: batches to consume.
+        data: the rows, or an environment.
+        rates: parameter glob -> multiple of the learning rate; 0 freezes.
+    """
+
+    name: str
+    steps: int
+    data: Any
+    rates: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
+
+
+@dataclass
+class Clock:
+    """Where training is. A step is one batch consumed.
+
+    Args:
+        stage: number of the stage, from 0.
+        step: steps done within the stage.
+        steps: steps of the stage.
+        total: steps done in all stages.
+        rows: rows consumed.
+        environment_steps: actions taken, where there is an environment.
+        seconds: wall time of training, earlier sessions included.
+    """
+
+    stage: int = 0
+    step: int = 0
+    steps: int = 1
+    total: int = 0
+    rows: int = 0
+    environment_steps: int = 0
+    seconds: float = 0.0
+
+    @property
+    def progress(self) -> float:
+        """How much of the stage is done, 0 to 1; what a schedule reads."""
+        return self.step / max(self.steps, 1)
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that an algorithm is built from.
+
+    Args:
+        schema: fitted inputs and targets.
+        models: one model a role.
+        recipe: the resolved recipe.
+        clock: shared with the loop and the optimizers.
+        device: where tensors live.
+        transform: (batch, step) -> batch, the recipe's augmentations; None where there are none.
+        regularizers: penalties that the algorithm adds to its loss.
+        losses: target -> the user's own loss, where one was given.
+        class_weights: target -> (K,) weight of each class, from the training rows.
+    """
+
+    schema: Schema
+    models: dict[str, Model]
+    recipe: Recipe
+    clock: Clock
+    device: torch.device
+    transform: Callable[[Batch, int], Batch] | None = None
+    regularizers: tuple[Regularizer, ...] = ()
+    losses: Mapping[str, Loss] = field(default_factory=dict)
+    class_weights: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def epoch_steps(rows: int, size: int) -> int:
+    """Batches in one pass over `rows`."""
+    return max(1, -(-rows // size))
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
+    """(rows,) the order of an epoch: a function of the seed and the epoch alone."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    return torch.randperm(rows, generator=generator)
+
+
+class Algorithm(Configured, ABC):
+    """How something is learnt. `step` is the one method that every algorithm writes.
+
+    Attributes:
+        models: one a role.
+        optimizers: by name; the only place where gradients are taken into weights.
+        regularizers: compose with any gradient algorithm.
+        saved: names of further attributes that decide what happens next, each a tensor, JSON, or an object with
+            `state_dict` and `load_state_dict`.
+        divisible: false where the loss couples rows, so that a batch must not be cut.
+    """
+
+    saved: ClassVar[tuple[str, ...]] = ()
+    divisible: ClassVar[bool] = True
+    optimizers: dict[str, Optimizer]
+
+    def __init__(self, context: Context, **options: Any) -> None:
+        super().__init__(**options)
+        self.context = context
+        self.schema = context.schema
+        self.models = context.models
+        self.regularizers = context.regularizers
+        self.optimizers = {}
+        self.build()
+
+    @classmethod
+    def roles(cls, schema: Schema) -> dict[str, Schema]:
+        """The networks it needs, each with what goes in and out."""
+        return {"model": schema}
+
+    @abstractmethod
+    def build(self) -> None:
+        """Make the optimizers and whatever else lasts; called once, at the end of `__init__`."""
+
+    def stages(self, data: Mapping[str, TensorSet]) -> list[Stage]:
+        """What is trained on, and for how long. Pure: the same answer at every call."""
+        return [Stage("train", self.context.recipe.training.planned_steps(), data["train"])]
+
+    def batches(self, stage: Stage, start: int) -> Iterator[Batch]:
+        """Endless batches, from step `start` on. Default: shuffled and augmented rows, each once an epoch.
+
+        The batches of an epoch differ by one row at most, so none is a tiny rest.
+        """
+        training, device = self.context.recipe.training, self.context.device
+        per_epoch = epoch_steps(len(stage.data), training.rows_per_batch())
+        cuts: tuple[Tensor, ...] = ()
+        for step in count(start):
+            epoch, position = divmod(step, per_epoch)
+            if not cuts or position == 0:
+                cuts = epoch_order(len(stage.data), training.seed, epoch).tensor_split(per_epoch)
+            batch = stage.data.batch(cuts[position])
+            if device.type != "cpu":
+                batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            yield self.context.transform(batch, step) if self.context.transform else batch
+
+    @abstractmethod
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Learn from one batch; return detached numbers to log, "loss" among them."""
+
+    def finish(self, stage: Stage) -> None:
+        """A stage has ended."""
+        for regularizer in self.regularizers:
+            regularizer.finish(stage)
+
+    @abstractmethod
+    def predictor(self) -> Predictor:
+        """What is deployed."""
+
+
+class Regularizer(Protocol):
+    """A term that composes with any gradient algorithm."""
+
+    def batch(self, batch: Batch) -> Batch:
+        """The batch, changed or not (replay adds rows)."""
+        ...
+
+    def penalty(self, models: Mapping[str, Model], batch: Batch, outputs: Batch) -> Tensor | float:
+        """What is added to the loss."""
+        ...
+
+    def finish(self, stage: Stage) -> None:
+        """A stage has ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """All that analysis and delivery may see of what was learnt.
+
+    Args:
+        schema: fitted inputs and targets.
+        layers: name -> module, for explanation.
+        forward: batch -> outputs by target; differentiable, evaluation mode.
+        answer: batch -> what `decode` reads; `forward` where None.
+        stream: batch -> outputs as they are made, where the answer is a sequence.
+        scores: name -> (batch -> (B,)).
+    """
+
+    schema: Schema
+    layers: Mapping[str, nn.Module]
+    forward: Callable[[Batch], Batch]
+    answer: Callable[..., Batch] | None = None
+    stream: Callable[..., Iterator[Batch]] | None = None
+    scores: Mapping[str, Callable[[Batch], Tensor]] = field(default_factory=dict)
+
+    def outputs(self, data: TensorSet, size: int = 512) -> Batch:
+        """The output of every row, on the CPU.
+
+        Args:
+            data: N encoded rows.
+            size: rows at a time.
+
+        Returns:
+            target -> (N, *outputs).
+        """
+        answer = self.answer or self.forward
+        device = next((p.device for layer in self.layers.values() for p in layer.parameters()), torch.device("cpu"))
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.schema.targets}
+        with torch.inference_mode():
+            for batch in data.batches(size):
+                moved = {name: tensor.to(device) for name, tensor in batch.items()}
+                for name, output in answer(moved).items():
+                    parts[name].append(output.float().cpu())
+        return {name: torch.cat(pieces) for name, pieces in parts.items()}
+
+
+class Callback(Protocol):
+    """Watches training. Reads, never writes, and leaves the random state as it found it."""
+
+    def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
+        """One batch was consumed."""
+        ...
+
+    def after_stage(self, clock: Clock, models: Mapping[str, Model]) -> None:
+        """A stage has ended."""
+        ...
+
+    def at_end(self, clock: Clock, models: Mapping[str, Model]) -> None:
+        """Training has ended."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a kill."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+        ...

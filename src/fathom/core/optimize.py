@@ -1,0 +1,331 @@
+"""Gradients into weights: the only `.backward()` of Fathom.
+
+    optimizer.minimize(loss)    backward, guard, clip, schedule, step, average
+
+The parameters of a group live in one contiguous buffer and so do their gradients (each parameter stays a view with its
+own shape and memory format). The guard against NaN, clipping, the update and the moving average are then one kernel
+each, whatever the number of layers.
+
+A loss or gradient that is not finite never reaches the weights: the update is skipped, on the device and without
+waiting for it, and `bad_step` remembers the first time. The loop looks there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fathom.core.contract import Clock
+from fathom.core.errors import FathomError, nearest
+from fathom.core.recipe import Training
+
+
+@dataclass
+class Group:
+    """Parameters that are updated alike, end to end in one buffer.
+
+    Args:
+        rate: multiple of the learning rate.
+        decay: whether weight decay applies (matrices and filters, not biases or normalization).
+        matrices: whether they are updated as matrices (Muon).
+        weights, gradients: (P,) the buffers; `parts` are the parameters, views into `weights`.
+    """
+
+    rate: float
+    decay: bool
+    matrices: bool
+    parts: list[nn.Parameter]
+    weights: Tensor
+    gradients: Tensor
+
+
+class Optimizer:
+    """Takes the gradient of a loss and moves the parameters of its modules.
+
+    Args:
+        modules: the modules whose parameters it owns; names in `rates` are relative to them.
+        training: the recipe's table: optimizer, rate, schedule, decay, clipping, average.
+        clock: read by the schedule.
+        exclusive: false where other optimizers own parameters of the same graph, so that backward must reach only
+            these.
+    """
+
+    def __init__(
+        self, modules: Mapping[str, nn.Module], training: Training, clock: Clock, exclusive: bool = True
+    ) -> None:
+        self.modules = dict(modules)
+        self.training = training
+        self.clock = clock
+        self.exclusive = exclusive
+        self.schedule = SCHEDULES[training.schedule]
+        self.rates: dict[str, float] = {"*": 1.0}
+        self.groups: list[Group] = []
+        self.steppers: list[torch.optim.Optimizer] = []
+        self.averages: list[Tensor] = []
+        self.updates = 0
+        self.bad_step = -1
+        self._bad: Tensor | None = None
+        self.begin(self.rates)
+
+    def begin(self, rates: Mapping[str, float]) -> None:
+        """Start a stage: freeze, group and flatten the parameters; forget momentum.
+
+        Args:
+            rates: parameter glob -> multiple of the learning rate; the last match counts, 0 freezes.
+        """
+        self.rates = dict(rates)
+        chosen: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+        for name, parameter in self._named_parameters():
+            rate = _rate(name, self.rates)
+            parameter.requires_grad_(rate > 0)
+            if rate > 0:
+                key = (rate, parameter.ndim > 1, self._is_matrix(name, parameter))
+                chosen.setdefault(key, []).append(parameter)
+        if not chosen:
+            raise FathomError(f"Nothing is left to learn: the rates {self.rates} freeze every parameter.")
+        self.groups = [_flatten(*key, parts) for key, parts in chosen.items()]
+        self.steppers = [self._stepper(group) for group in self.groups]
+        self.averages = [group.weights.detach().clone() for group in self.groups] if self.training.average else []
+        self.updates = 0
+
+    def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        seen: set[int] = set()
+        for prefix, module in self.modules.items():
+            for name, parameter in module.named_parameters():
+                if id(parameter) not in seen and parameter.is_floating_point():
+                    seen.add(id(parameter))
+                    yield name if len(self.modules) == 1 else f"{prefix}.{name}", parameter
+
+    def _is_matrix(self, name: str, parameter: nn.Parameter) -> bool:
+        """Muon moves hidden matrices and filters; embeddings, heads and vectors are left to AdamW."""
+        head = name.rpartition(".")[0].endswith(("head", "embedding"))
+        return self.training.optimizer == "muon" and parameter.ndim > 1 and not head
+
+    def _stepper(self, group: Group) -> torch.optim.Optimizer:
+        training = self.training
+        rate = (training.learning_rate or 1e-3) * group.rate
+        decay = training.weight_decay if group.decay else 0.0
+        if group.matrices:
+            matrices = []
+            for part in group.parts:
+                matrix = part.data.flatten(1) if part.is_contiguous() else part.data.permute(0, 2, 3, 1).flatten(1)
+                gradient = part.grad.flatten(1) if part.is_contiguous() else part.grad.permute(0, 2, 3, 1).flatten(1)  # type: ignore[union-attr]
+                matrix.grad = gradient
+                matrices.append(matrix)
+            return torch.optim.Muon(
+                matrices, lr=rate, momentum=training.momentum, nesterov=training.nesterov, weight_decay=decay
+            )
+        make = OPTIMIZERS["adamw" if training.optimizer == "muon" else training.optimizer]
+        group.weights.grad = group.gradients
+        return make(group.weights, rate, decay, training)
+
+    def minimize(self, loss: Tensor) -> None:
+        """One update of the weights against `loss` (a scalar)."""
+        for group in self.groups:
+            group.gradients.zero_()
+        if self.exclusive:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            loss.backward(inputs=[part for group in self.groups for part in group.parts])  # type: ignore[no-untyped-call]
+        square = sum(torch.dot(group.gradients, group.gradients) for group in self.groups) + loss.detach() * 0
+        assert isinstance(square, Tensor)
+        if square.device.type == "cpu":
+            size = float(square)
+            if not math.isfinite(size):
+                self.bad_step = self.clock.total if self.bad_step < 0 else self.bad_step
+                return
+            if self.training.clip and size > self.training.clip**2:
+                self._scale(self.training.clip / math.sqrt(size))
+        else:
+            self._guard_on_device(square)
+        self._update()
+
+    def _scale(self, factor: float | Tensor) -> None:
+        for group in self.groups:
+            group.gradients.mul_(factor)
+
+    def _guard_on_device(self, square: Tensor) -> None:
+        """Skip a bad update without waiting for the device: fused optimizers read `found_inf`."""
+        bad = ~torch.isfinite(square)
+        self._bad = bad * (self.clock.total + 1) if self._bad is None else torch.where(
+            self._bad > 0, self._bad, bad * (self.clock.total + 1)
+        )
+        if self.training.clip:
+            self._scale((self.training.clip / square.sqrt()).clamp(max=1.0))
+        for group, stepper in zip(self.groups, self.steppers, strict=True):
+            torch.nan_to_num_(group.gradients, 0.0, 0.0, 0.0).mul_((~bad).to(group.gradients.dtype))
+            stepper.found_inf = bad.float()  # type: ignore[attr-defined]
+            stepper.grad_scale = None  # type: ignore[attr-defined]
+
+    def _update(self) -> None:
+        multiple = self.schedule(self.clock.progress, self.training)
+        for group, stepper in zip(self.groups, self.steppers, strict=True):
+            rate = (self.training.learning_rate or 1e-3) * group.rate * multiple
+            for table in stepper.param_groups:
+                table["lr"] = rate
+            stepper.step()
+        self.updates += 1
+        if self.averages:
+            # A short memory at first, so that the start is forgotten (Tarvainen & Valpola 2017).
+            weight = 1 - min(self.training.average, (1 + self.updates) / (10 + self.updates))
+            for average, group in zip(self.averages, self.groups, strict=True):
+                average.lerp_(group.weights, weight)
+
+    def first_bad_step(self) -> int:
+        """The first step whose loss or gradient was not finite, or -1. Waits for the device."""
+        if self.bad_step < 0 and self._bad is not None:
+            self.bad_step = int(self._bad) - 1
+        return self.bad_step
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the last update, for the log."""
+        return float(self.steppers[0].param_groups[0]["lr"])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights, for as long as the block lasts; nothing changes where none are kept."""
+        if not self.averages:
+            yield
+            return
+        current = [group.weights.detach().clone() for group in self.groups]
+        self._load(self.averages)
+        try:
+            yield
+        finally:
+            self._load(current)
+
+    @torch.no_grad()
+    def _load(self, values: list[Tensor]) -> None:
+        for group, value in zip(self.groups, values, strict=True):
+            group.weights.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides the next update, besides the weights."""
+        return {
+            "rates": self.rates,
+            "updates": self.updates,
+            "bad_step": self.bad_step,
+            "averages": {str(i): average for i, average in enumerate(self.averages)},
+            "steppers": {str(i): _stepper_state(stepper) for i, stepper in enumerate(self.steppers)},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back; the weights must be loaded first."""
+        self.begin(state["rates"])
+        self.updates = state["updates"]
+        self.bad_step = state["bad_step"]
+        self.averages = [state["averages"][str(i)].clone() for i in range(len(state["averages"]))]
+        for i, stepper in enumerate(self.steppers):
+            _set_stepper_state(stepper, state["steppers"][str(i)])
+
+
+def _rate(name: str, rates: Mapping[str, float]) -> float:
+    """The multiple of the rate for a parameter: that of the last glob that matches."""
+    matching = [rate for glob, rate in rates.items() if fnmatchcase(name, glob)]
+    if not matching:
+        raise FathomError(f"No rate matches the parameter '{name}'; add \"*\" = 1.0. Nearest: {nearest(name, rates)}.")
+    return matching[-1]
+
+
+@torch.no_grad()
+def _flatten(rate: float, decay: bool, matrices: bool, parts: list[nn.Parameter]) -> Group:
+    """Move the parameters into one buffer, each keeping its shape, strides and values."""
+    total = sum(part.numel() for part in parts)
+    weights = torch.empty(total, dtype=parts[0].dtype, device=parts[0].device)
+    gradients = torch.zeros_like(weights)
+    place = 0
+    for part in parts:
+        dense = part.data if _is_dense(part) else part.data.contiguous()
+        view = weights[place : place + part.numel()].as_strided(dense.shape, dense.stride())
+        view.copy_(dense)
+        part.data = view
+        part.grad = gradients[place : place + part.numel()].as_strided(dense.shape, dense.stride())
+        place += part.numel()
+    return Group(rate, decay, matrices, parts, weights, gradients)
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the strides cover the memory without holes or overlap."""
+    return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+
+
+def _stepper_state(stepper: torch.optim.Optimizer) -> dict[str, Any]:
+    state = stepper.state_dict()["state"]
+    return {str(i): dict(values) for i, values in state.items()}
+
+
+def _set_stepper_state(stepper: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    current = stepper.state_dict()
+    current["state"] = {int(i): dict(values) for i, values in saved.items()}
+    stepper.load_state_dict(current)
+
+
+def _adam(weights: Tensor, rate: float, decay: float, training: Training) -> torch.optim.Optimizer:
+    return torch.optim.Adam([weights], lr=rate, weight_decay=decay, decoupled_weight_decay=True, fused=True)
+
+
+def _adamw(weights: Tensor, rate: float, decay: float, training: Training) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([weights], lr=rate, weight_decay=decay, fused=True)
+
+
+def _sgd(weights: Tensor, rate: float, decay: float, training: Training) -> torch.optim.Optimizer:
+    nesterov = training.nesterov and training.momentum > 0
+    # torch's SGD couples decay with the gradient; divided by nothing, it equals an L2 penalty (Loshchilov 2019).
+    return torch.optim.SGD([weights], lr=rate, momentum=training.momentum, nesterov=nesterov, weight_decay=decay, fused=True)
+
+
+def _rmsprop(weights: Tensor, rate: float, decay: float, training: Training) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop([weights], lr=rate, momentum=training.momentum, weight_decay=decay)
+
+
+OPTIMIZERS: dict[str, Callable[[Tensor, float, float, Training], torch.optim.Optimizer]] = {
+    "adam": _adam,
+    "adamw": _adamw,
+    "sgd": _sgd,
+    "rmsprop": _rmsprop,
+}
+
+
+def _warm(progress: float, share: float) -> float:
+    return min(1.0, (progress + 1e-8) / share) if share > 0 else 1.0
+
+
+def constant(progress: float, training: Training) -> float:
+    """The full rate, after a warm-up where one is asked for."""
+    return _warm(progress, training.warmup)
+
+
+def step(progress: float, training: Training) -> float:
+    """A tenth after half of the training and again after three quarters (He et al. 2015)."""
+    return _warm(progress, training.warmup) * 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
+
+
+def cosine(progress: float, training: Training) -> float:
+    """Half a cosine from the full rate to zero (Loshchilov & Hutter 2017)."""
+    rest = max(0.0, progress - training.warmup) / (1 - training.warmup)
+    return _warm(progress, training.warmup) * (1 + math.cos(math.pi * rest)) / 2
+
+
+def linear(progress: float, training: Training) -> float:
+    """A straight line from the full rate to zero."""
+    rest = max(0.0, progress - training.warmup) / (1 - training.warmup)
+    return _warm(progress, training.warmup) * (1 - rest)
+
+
+def one_cycle(progress: float, training: Training) -> float:
+    """Up from a 25th of the rate, then down along a cosine (Smith & Topin 2018)."""
+    share = training.warmup or 0.3
+    if progress < share:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * progress / share)) / 2
+    return (1 + math.cos(math.pi * (progress - share) / (1 - share))) / 2
+
+
+SCHEDULES = {"constant": constant, "step": step, "cosine": cosine, "linear": linear, "one_cycle": one_cycle}

@@ -1,0 +1,367 @@
+"""The recipe: one complete value that says what a run does, in six kinds of table.
+
+    [data] [network] [training] [augment] [[stage]] and one table named after the algorithm
+
+The same keys stand in a TOML file, on the command line (`training.epochs=5`), in Python and in the tuner. `None` means
+"Fathom decides"; what it decided is written back, so that the recipe of a finished run repeats it. All faults of a
+recipe are named at once.
+
+    Recipe.parse(tree)    checked   from nested dicts
+    Recipe.read(path)     checked   from TOML
+    merge(tree, changes)  dotted keys over a tree; FLAGS names the short forms
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic.json_schema import SkipJsonSchema
+
+from fathom.core import registry
+from fathom.core.errors import FathomError, RecipeError, nearest, unknown
+
+# Short forms of the command line and of `fathom.fit(...)`; a test freezes this table.
+FLAGS = {
+    "target": "data.target",
+    "input": "data.input",
+    "time": "data.time",
+    "group": "data.group",
+    "valid": "data.validation",
+    "test": "data.test",
+    "limit": "data.limit",
+    "network": "network.name",
+    "algorithm": "training.algorithm",
+    "epochs": "training.epochs",
+    "steps": "training.steps",
+    "minutes": "training.minutes",
+    "batch": "training.batch",
+    "lr": "training.learning_rate",
+    "seed": "training.seed",
+    "seeds": "training.seeds",
+    "folds": "training.folds",
+    "device": "training.device",
+    "name": "training.name",
+    "out": "training.out",
+}
+BUDGETS = ("training.epochs", "training.steps", "training.minutes")
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A table of the recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Data(Section):
+    """What is learnt from what, and how rows are divided."""
+
+    location: str | None = Field(None, description="folder, file or name of a built-in set")
+    target: list[str] | None = Field(None, description="columns to predict; guessed where None")
+    input: list[str] | None = Field(None, description="columns to learn from; all others where None")
+    types: dict[str, str] = Field({}, description="column -> number, category, image, labels or ignore")
+    group: str | None = Field(None, description="column whose equal values stay in one split")
+    time: str | None = Field(None, description="column that orders the rows; the last become the test split")
+    weight: str | None = Field(None, description="column that says how much each row counts")
+    validation: Share | str | None = Field(None, description="share of the rows, or a file or folder; 0.1 where None")
+    test: Share | str | None = Field(None, description="share of the rows, or a file or folder; 0.2 where None")
+    limit: PositiveInt | None = Field(None, description="use only this many rows, drawn by the seed")
+    bad_rows: Probability = Field(0.01, description="share of unreadable rows that may be left out")
+    memory: PositiveFloat = Field(4.0, description="GiB of encoded data kept in memory; more is memory-mapped")
+    download: bool = Field(False, description="fetch a built-in set that is not on this machine")
+    fields: dict[str, dict[str, Any]] = Field({}, description="options of each kind of field")
+
+
+class Training(Section):
+    """How it is learnt."""
+
+    algorithm: str | None = Field(None, description="how it is learnt; supervised where there is a target")
+    epochs: PositiveFloat | None = Field(None, description="passes over the training rows")
+    steps: PositiveInt | None = Field(None, description="batches in all")
+    minutes: PositiveFloat | None = Field(None, description="wall time of training")
+    batch: PositiveInt | None = Field(None, description="rows a step")
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "muon"] = "adamw"
+    learning_rate: PositiveFloat | None = Field(None, description="the largest rate of the schedule")
+    momentum: Probability = Field(0.9, description="of sgd, rmsprop and muon")
+    nesterov: bool = Field(True, description="look-ahead momentum, sgd and muon")
+    schedule: Literal["constant", "step", "cosine", "linear", "one_cycle"] = "one_cycle"
+    warmup: Probability = Field(0.0, description="share of the steps in which the rate rises; one_cycle: 0.3 where 0")
+    weight_decay: NonNegativeFloat = Field(0.0, description="decoupled; matrices and filters only")
+    l1: NonNegativeFloat = Field(0.0, description="penalty: l1 times the sum of |w|")
+    l2: NonNegativeFloat = Field(0.0, description="penalty: l2 times the sum of w squared")
+    label_smoothing: Probability = 0.0
+    clip: PositiveFloat | None = Field(None, description="largest norm of the gradient")
+    average: Probability = Field(0.0, description="decay of the moving average of the weights; 0 keeps none")
+    early_stopping: int = Field(0, ge=0, description="epochs without progress before the end; 0 never stops")
+    keep: Literal["best", "last", "average"] | None = Field(None, description="which weights are deployed")
+    monitor: str = Field("loss", description="validation metric that decides what is best")
+    seed: int = Field(0, ge=0, lt=2**31)
+    seeds: PositiveInt = Field(1, description="train this many members, with seed, seed + 1, ...")
+    folds: PositiveInt = Field(1, description="cross-validate over this many parts")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    threads: PositiveInt | None = Field(None, description="CPU threads; a short trial decides where None")
+    checkpoint_seconds: NonNegativeFloat = Field(60.0, description="at most this much work is lost; 0 saves at every step")
+    name: str | None = Field(None, description="of the run folder")
+    out: str = Field("runs", description="where run folders are made")
+
+    def planned_steps(self) -> int:
+        """Steps of a resolved recipe."""
+        assert self.steps is not None, "the recipe is not resolved"
+        return self.steps
+
+    def rows_per_batch(self) -> int:
+        """Rows a step of a resolved recipe."""
+        assert self.batch is not None, "the recipe is not resolved"
+        return self.batch
+
+
+class StageTable(Section):
+    """One stretch of training; stages follow each other."""
+
+    name: str = "train"
+    epochs: PositiveFloat | None = None
+    steps: PositiveInt | None = None
+    rates: dict[str, NonNegativeFloat] = Field({"*": 1.0}, description="parameter glob -> multiple of the rate")
+
+
+class Recipe(Section):
+    """All that a run is made from."""
+
+    data: Data = Data()
+    network: dict[str, Any] = {}
+    training: Training = Training()
+    augment: dict[str, Any] = {}
+    stage: list[StageTable] = []
+    algorithm: SkipJsonSchema[dict[str, Any]] = {}  # the table named after the algorithm
+
+    @staticmethod
+    def parse(tree: Mapping[str, Any], where: str = "") -> Recipe:
+        """Check nested tables and fill in defaults.
+
+        Args:
+            tree: section -> table.
+            where: the file it came from, for errors.
+
+        Raises:
+            RecipeError: names every fault at once.
+        """
+        faults: list[str] = []
+        tree = {name: dict(table) if isinstance(table, Mapping) else table for name, table in tree.items()}
+        training = _section(Training, tree.pop("training", {}), "training", faults)
+        name = training.algorithm if training else None
+        if name is not None and name not in registry.algorithms:
+            faults.append(unknown("algorithm", name, registry.algorithms.names(), "training.algorithm"))
+            name = None
+        data = _section(Data, _field_options(tree.pop("data", {}), faults), "data", faults)
+        network = _network(tree.pop("network", {}), faults)
+        augment = _augment(tree.pop("augment", {}), faults)
+        stages = [_section(StageTable, t, f"stage[{i}]", faults) for i, t in enumerate(_tables(tree.pop("stage", []), faults))]
+        algorithm = _algorithm(tree, name, faults)
+        known = ["data", "network", "training", "augment", "stage", *registry.algorithms.names()]
+        faults += [unknown("section", key, known) for key in tree]
+        if faults:
+            raise RecipeError([f"{where}: {fault}" if where else fault for fault in faults])
+        return Recipe(data=data, network=network, training=training, augment=augment, stage=stages, algorithm=algorithm)
+
+    @staticmethod
+    def read(path: Path) -> dict[str, Any]:
+        """The tables of a TOML file, unchecked."""
+        try:
+            return tomllib.loads(path.read_text("utf-8"))
+        except tomllib.TOMLDecodeError as error:
+            raise FathomError(f"{path} is not valid TOML: {error}.") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise FathomError(f"The recipe {path} cannot be read: {error}.") from error
+
+    def tables(self) -> dict[str, Any]:
+        """The recipe as nested tables, less what is None or empty; `parse` reads it back."""
+        tree = self.model_dump(mode="json", exclude_none=True)
+        tree["data"].update(tree["data"].pop("fields"))
+        algorithm = tree.pop("algorithm")
+        if algorithm and self.training.algorithm:
+            tree[self.training.algorithm] = algorithm
+        return {name: table for name, table in _without_none(tree).items() if table}
+
+    def toml(self) -> str:
+        """The recipe as TOML."""
+        return tomli_w.dumps(self.tables())
+
+    def change(self, changes: Mapping[str, Any]) -> Recipe:
+        """A checked copy with dotted keys replaced."""
+        return Recipe.parse(merge(self.tables(), changes))
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    return value
+
+
+def _section(model: type[Any], table: Any, where: str, faults: list[str]) -> Any:
+    if not isinstance(table, Mapping):
+        faults.append(f"{where} should be a table, but {table!r} came.")
+        return None
+    try:
+        return model.model_validate(dict(table))
+    except ValidationError as error:
+        seen = set()
+        for fault in error.errors():
+            if fault["type"] == "extra_forbidden":
+                key = str(fault["loc"][-1])
+                faults.append(unknown("key", f"{where}.{key}", [f"{where}.{name}" for name in model.model_fields]))
+            elif fault["loc"][0] not in seen:  # a union reports one fault an alternative
+                faults.append(_explain(where, fault, [f for f in error.errors() if f["loc"][0] == fault["loc"][0]]))
+            seen.add(fault["loc"][0])
+        return None
+
+
+def _explain(where: str, fault: Any, alternatives: Sequence[Any]) -> str:
+    """One wrong value: what came, what is allowed, the nearest."""
+    messages = list(dict.fromkeys(str(f["msg"]).removeprefix("Input should be ") for f in alternatives))
+    text = registry.sentence(where, {**fault, "loc": fault["loc"][:1], "msg": " or ".join(messages)})
+    choices = [part.strip(" '") for part in str(fault.get("ctx", {}).get("expected", "")).replace(" or ", ",").split(",")]
+    guess = nearest(str(fault.get("input")), choices) if fault["type"] == "literal_error" else None
+    return f"{text} Did you mean '{guess}'?" if guess else text
+
+
+def _field_options(table: Any, faults: list[str]) -> Any:
+    """Move `data.<kind>` tables into `data.fields`, checked against the field's hyperparameters."""
+    if not isinstance(table, Mapping):
+        return table
+    plain, options = dict(table), dict(table.get("fields", {}))
+    for key in list(plain):
+        if isinstance(plain[key], Mapping) and key in registry.fields:
+            options[key] = plain.pop(key)
+    for kind, given in options.items():
+        _, wrong = registry.fields[kind].options(given, f"data.{kind}")
+        faults += wrong
+    for key in ("target", "input"):
+        if isinstance(plain.get(key), str):
+            plain[key] = [name.strip() for name in plain[key].split(",")]
+    return {**plain, "fields": options}
+
+
+def _network(table: Any, faults: list[str]) -> dict[str, Any]:
+    if not isinstance(table, Mapping):
+        faults.append(f"network should be a table, but {table!r} came.")
+        return {}
+    given = dict(table)
+    name = given.get("name", "layers" if "layers" in given else None)
+    if name is None or name == OWN:
+        return given
+    if name not in registry.networks:
+        faults.append(unknown("network", str(name), registry.networks.names(), "network.name"))
+        return given
+    options = {key: value for key, value in given.items() if key != "name"}
+    complete, wrong = registry.networks[name].options(options, "network")
+    faults += wrong
+    return {"name": name, **complete}
+
+
+OWN = "own"  # the name of a module that the user handed over
+
+
+def _augment(table: Any, faults: list[str]) -> dict[str, Any]:
+    if not isinstance(table, Mapping):
+        faults.append(f"augment should be a table, but {table!r} came.")
+        return {}
+    for name, strength in table.items():
+        if name not in registry.augmentations:
+            faults.append(unknown("augmentation", name, registry.augmentations.names(), "augment"))
+            continue
+        low, high = registry.augmentations[name].about["range"]
+        number = isinstance(strength, int | float)
+        if not (number and low <= strength <= high):
+            faults.append(f"augment.{name} = {strength!r} is not allowed: it should be from {low} to {high}.")
+    return dict(table)
+
+
+def _algorithm(tree: dict[str, Any], name: str | None, faults: list[str]) -> dict[str, Any]:
+    for other in [key for key in tree if key in registry.algorithms]:
+        if name is not None and other != name:
+            faults.append(f"The table [{other}] has no meaning here: the algorithm is {name}.")
+        options, wrong = registry.algorithms[other].options(tree.pop(other), other)
+        faults += wrong
+        return options
+    return registry.algorithms[name].options({}, name)[0] if name else {}
+
+
+def _tables(value: Any, faults: list[str]) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    faults.append(f"stage should be a list of tables, but {value!r} came.")
+    return []
+
+
+def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`changes` (dotted key -> value) over `tree`; a new budget replaces the others.
+
+    >>> merge({"training": {"epochs": 5}}, {"training.steps": 10})
+    {'training': {'steps': 10}}
+    """
+    result: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
+    if any(change in BUDGETS for change in changes):
+        for key in BUDGETS:
+            result.get("training", {}).pop(key.removeprefix("training."), None)
+    if "network.name" in changes and changes["network.name"] != result.get("network", {}).get("name"):
+        result["network"] = {}
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        if not path:
+            raise FathomError(f"'{key}' is not a key of a recipe; write section.key=value, as in training.epochs=5.")
+        table = result
+        for i, part in enumerate(path):
+            inner = table.get(part)
+            if inner is not None and not isinstance(inner, Mapping):
+                raise FathomError(f"'{key}' cannot be set: '{'.'.join(path[: i + 1])}' is not a table.")
+            table[part] = dict(inner or {})
+            table = table[part]
+        table[last] = value
+    return result
+
+
+def parse_assignment(text: str) -> tuple[str, Any]:
+    """`section.key=value` -> (key, value). The value is read as TOML; what is not TOML is text or a list of words.
+
+    >>> parse_assignment("training.l2=1e-3"), parse_assignment("network.hidden=64,32"), parse_assignment("data.target=y")
+    (('training.l2', 0.001), ('network.hidden', [64, 32]), ('data.target', 'y'))
+    """
+    key, sign, raw = text.partition("=")
+    if not sign or "." not in key:
+        raise FathomError(f"'{text}' is not understood; write section.key=value, as in training.epochs=5.")
+    for candidate in (raw, f"[{raw}]") if "," in raw and not raw.startswith("[") else (raw,):
+        try:
+            return key.strip(), tomllib.loads(f"value = {candidate}")["value"]
+        except tomllib.TOMLDecodeError:
+            continue
+    return key.strip(), [word.strip() for word in raw.split(",")] if "," in raw else raw.strip()
+
+
+def flag_changes(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Short names -> dotted keys; what is None was not given.
+
+    Raises:
+        FathomError: a name is not a flag; dotted names pass as they are.
+    """
+    changes = {}
+    for name, value in flags.items():
+        if value is None:
+            continue
+        if "." in name:
+            changes[name] = value
+        elif name in FLAGS:
+            changes[FLAGS[name]] = value
+        else:
+            guess = difflib.get_close_matches(name, FLAGS, n=1)
+            hint = f" Did you mean '{guess[0]}'?" if guess else ""
+            raise FathomError(f"fit has no argument '{name}'.{hint} Known: {', '.join(FLAGS)}, or a key as 'network.dropout'.")
+    return {key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in changes.items()}

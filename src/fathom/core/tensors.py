@@ -1,0 +1,266 @@
+"""Raw columns in, encoded tensors out: the two shapes that data takes.
+
+    Columns     what a source reads: equal-long numpy arrays or Arrow columns by name, cheap to cut and to filter
+    TensorSet   what a network trains on: one contiguous (or memory-mapped) tensor a field; a batch is an index into it
+    Ragged      rows of unequal length: all values end to end, and where each row starts
+
+Names that start with a dot are Fathom's own entries of a batch: `.row` (which row of the set) and `.weight`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+Index = np.ndarray  # int64 row numbers
+Column = np.ndarray | pa.ChunkedArray
+
+ROW = ".row"
+WEIGHT = ".weight"
+CHUNK = 65_536  # rows encoded at once
+
+
+def as_column(values: Any) -> Column:
+    """Numbers of two or more dimensions stay numpy; everything else becomes an Arrow column."""
+    if isinstance(values, pa.ChunkedArray):
+        return values
+    if isinstance(values, pa.Array):
+        return pa.chunked_array([values])
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    if isinstance(values, np.ndarray) and values.ndim > 1:
+        return values
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return pa.chunked_array([pa.array(values)])
+    items = [str(value) if isinstance(value, Path) else value for value in values]
+    return pa.chunked_array([pa.array(items)])
+
+
+class Columns(Mapping[str, Column]):
+    """Columns of equal length, by name.
+
+    Args:
+        columns: name -> numpy array (N, ...) or Arrow column (N).
+        rows: N; needed only where there is no column.
+    """
+
+    def __init__(self, columns: Mapping[str, Any], rows: int | None = None) -> None:
+        self._columns = {name: as_column(values) for name, values in columns.items()}
+        lengths = {name: len(column) for name, column in self._columns.items()}
+        self.rows = rows if rows is not None else next(iter(lengths.values()), 0)
+        uneven = {name: length for name, length in lengths.items() if length != self.rows}
+        if uneven:
+            raise ValueError(f"columns of unequal length: {lengths}")
+
+    def __getitem__(self, name: str) -> Column:
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def select(self, names: Iterable[str]) -> Columns:
+        """Only these columns."""
+        return Columns({name: self._columns[name] for name in names}, self.rows)
+
+    def take(self, index: Index) -> Columns:
+        """Only these rows, in this order."""
+        taken = {
+            name: column[index] if isinstance(column, np.ndarray) else column.take(pa.array(index))
+            for name, column in self._columns.items()
+        }
+        return Columns(taken, len(index))
+
+    def slice(self, start: int, stop: int) -> Columns:
+        """Rows `start` to `stop`, without a copy."""
+        cut = {
+            name: column[start:stop] if isinstance(column, np.ndarray) else column.slice(start, stop - start)
+            for name, column in self._columns.items()
+        }
+        return Columns(cut, min(stop, self.rows) - start)
+
+    def chunks(self, size: int = CHUNK) -> Iterator[tuple[int, Columns]]:
+        """The rows in order, `size` at a time, each chunk with the number of its first row."""
+        for start in range(0, self.rows, size):
+            yield start, self.slice(start, min(start + size, self.rows))
+
+    def where(self, mask: np.ndarray) -> Columns:
+        """Only the rows whose mask is true."""
+        return self if mask.all() else self.take(np.flatnonzero(mask))
+
+    @staticmethod
+    def concatenate(parts: Sequence[Columns]) -> Columns:
+        """The rows of all parts, one after the other; every part must have the columns of the first."""
+        names = list(parts[0])
+        joined: dict[str, Any] = {}
+        for name in names:
+            pieces = [part[name] for part in parts]
+            if isinstance(pieces[0], np.ndarray):
+                joined[name] = np.concatenate(pieces)
+            else:
+                joined[name] = pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks])
+        return Columns(joined, sum(part.rows for part in parts))
+
+
+def to_list(column: Column) -> list[Any]:
+    """Python values of a column."""
+    return column.tolist() if isinstance(column, np.ndarray) else column.to_pylist()
+
+
+def row_hashes(columns: Columns, names: Iterable[str], files: Iterable[str] = ()) -> np.ndarray:
+    """A 64-bit content hash of every row: equal rows have equal hashes, in any run on any machine.
+
+    Args:
+        columns: the raw columns.
+        names: the columns that count.
+        files: those of them that hold paths; the bytes of the file count, not its name.
+
+    Returns:
+        (N,) uint64.
+    """
+    files = set(files)
+    total = np.zeros(columns.rows, np.uint64)
+    for name in names:
+        column = columns[name]
+        hashed = _hash_files(to_list(column)) if name in files else _hash_column(column)
+        total = _mix(total * np.uint64(31) + hashed)
+    return total
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """The finalizer of splitmix64 (Steele et al. 2014): every input bit changes half of the output bits."""
+    with np.errstate(over="ignore"):
+        values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return values ^ (values >> np.uint64(31))
+
+
+def _digest(data: Any) -> int:
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
+def _hash_files(paths: Sequence[str]) -> np.ndarray:
+    def one(path: str) -> int:
+        try:
+            return _digest(Path(path).read_bytes())
+        except OSError:
+            return _digest(str(path).encode())  # the decoder will name the file that cannot be read
+
+    with ThreadPoolExecutor() as pool:
+        return np.fromiter(pool.map(one, paths), np.uint64, len(paths))
+
+
+def _hash_column(column: Column) -> np.ndarray:
+    if isinstance(column, np.ndarray):
+        rows = np.ascontiguousarray(column)
+        return np.fromiter((_digest(row.data) for row in rows), np.uint64, len(rows))
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
+        numbers = column.cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
+        return _mix(np.where(numbers == 0, 0.0, numbers).view(np.uint64))
+    pieces = []
+    for chunk in column.chunks:
+        coded = chunk.dictionary_encode()
+        words = [_digest(str(word).encode() if not isinstance(word, bytes) else word) for word in coded.dictionary.to_pylist()]
+        table = np.array([*words, 0], np.uint64)
+        codes = pc.fill_null(coded.indices, len(words)).to_numpy(zero_copy_only=False)
+        pieces.append(table[codes])
+    return _mix(np.concatenate(pieces)) if pieces else np.zeros(0, np.uint64)
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of unequal length.
+
+    Args:
+        values: (sum of lengths, ...) all rows end to end.
+        offsets: (N + 1,) int64; row i is `values[offsets[i]:offsets[i + 1]]`.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def lengths(self) -> Tensor:
+        """(N,) int64."""
+        return self.offsets.diff()
+
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of `index`, padded with zeros to the longest of them.
+
+        Returns:
+            (B, T, ...) values and (B, T) mask, true where there is a value.
+        """
+        starts, lengths = self.offsets[index], self.lengths()[index]
+        steps = torch.arange(int(lengths.max()), device=lengths.device)  # (T,)
+        mask = steps < lengths[:, None]  # (B, T)
+        places = (starts[:, None] + steps).clamp(max=len(self.values) - 1)
+        values = self.values[places]  # (B, T, ...)
+        return values * mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), mask
+
+
+class TensorSet:
+    """Encoded rows: a batch is an index into them, gathered without per-row Python.
+
+    Args:
+        columns: field name -> tensor (N, ...) or Ragged of N rows.
+        index: which rows of the tensors belong to this set, in order; all where None.
+    """
+
+    def __init__(self, columns: Mapping[str, Tensor | Ragged], index: Tensor | None = None) -> None:
+        self.columns = dict(columns)
+        self.index = index
+        self._rows = len(next(iter(self.columns.values()))) if index is None else len(index)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def subset(self, index: Tensor) -> TensorSet:
+        """A view of some rows; nothing is copied."""
+        return TensorSet(self.columns, index if self.index is None else self.index[index])
+
+    def lengths(self) -> Tensor:
+        """(N,) the length of each row: its longest ragged column, 1 where there is none."""
+        ragged = [column.lengths() for column in self.columns.values() if isinstance(column, Ragged)]
+        longest = torch.stack(ragged).amax(0) if ragged else torch.ones(self._size(), dtype=torch.int64)
+        return longest if self.index is None else longest[self.index]
+
+    def _size(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def batch(self, index: Tensor) -> Batch:
+        """The rows `index` (B,) of this set."""
+        places = index if self.index is None else self.index[index]
+        batch: Batch = {ROW: index}
+        for name, column in self.columns.items():
+            if isinstance(column, Ragged):
+                batch[name], batch[f"{name}.mask"] = column.gather(places)
+            else:
+                batch[name] = column.index_select(0, places)
+        return batch
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All rows in order, `size` at a time."""
+        for index in torch.arange(len(self)).split(size):
+            yield self.batch(index)
+
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        tensors = [c.values if isinstance(c, Ragged) else c for c in self.columns.values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
