@@ -111,7 +111,6 @@ class Optimizer:
     def _stepper(self, group: Group) -> torch.optim.Optimizer:
         training = self.training
         rate = (training.learning_rate or 1e-3) * group.rate
-        decay = training.weight_decay if group.decay else 0.0
         if group.matrices:
             matrices = []
             for part in group.parts:
@@ -120,11 +119,11 @@ class Optimizer:
                 matrix.grad = gradient
                 matrices.append(matrix)
             return torch.optim.Muon(
-                matrices, lr=rate, momentum=training.momentum, nesterov=training.nesterov, weight_decay=decay
+                matrices, lr=rate, momentum=training.momentum, nesterov=training.nesterov, weight_decay=0.0
             )
         make = OPTIMIZERS["adamw" if training.optimizer == "muon" else training.optimizer]
         group.weights.grad = group.gradients
-        return make(group.weights, rate, decay, training)
+        return make(group.weights, rate, training)
 
     def minimize(self, loss: Tensor) -> None:
         """One update of the weights against `loss` (a scalar)."""
@@ -170,6 +169,8 @@ class Optimizer:
             rate = (self.training.learning_rate or 1e-3) * group.rate * multiple
             for table in stepper.param_groups:
                 table["lr"] = rate
+            if group.decay and self.training.weight_decay:  # decoupled, whatever the optimizer (Loshchilov & Hutter 2019)
+                group.weights.mul_(1 - rate * self.training.weight_decay)
             stepper.step()
         self.updates += 1
         if self.averages:
@@ -268,29 +269,13 @@ def _set_stepper_state(stepper: torch.optim.Optimizer, saved: Mapping[str, Any])
     stepper.load_state_dict(current)
 
 
-def _adam(weights: Tensor, rate: float, decay: float, training: Training) -> torch.optim.Optimizer:
-    return torch.optim.Adam([weights], lr=rate, weight_decay=decay, decoupled_weight_decay=True, fused=True)
-
-
-def _adamw(weights: Tensor, rate: float, decay: float, training: Training) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([weights], lr=rate, weight_decay=decay, fused=True)
-
-
-def _sgd(weights: Tensor, rate: float, decay: float, training: Training) -> torch.optim.Optimizer:
-    nesterov = training.nesterov and training.momentum > 0
-    # torch's SGD couples decay with the gradient; divided by nothing, it equals an L2 penalty (Loshchilov 2019).
-    return torch.optim.SGD([weights], lr=rate, momentum=training.momentum, nesterov=nesterov, weight_decay=decay, fused=True)
-
-
-def _rmsprop(weights: Tensor, rate: float, decay: float, training: Training) -> torch.optim.Optimizer:
-    return torch.optim.RMSprop([weights], lr=rate, momentum=training.momentum, weight_decay=decay)
-
-
-OPTIMIZERS: dict[str, Callable[[Tensor, float, float, Training], torch.optim.Optimizer]] = {
-    "adam": _adam,
-    "adamw": _adamw,
-    "sgd": _sgd,
-    "rmsprop": _rmsprop,
+OPTIMIZERS: dict[str, Callable[[Tensor, float, Training], torch.optim.Optimizer]] = {
+    "adam": lambda weights, rate, training: torch.optim.Adam([weights], lr=rate, fused=True),
+    "adamw": lambda weights, rate, training: torch.optim.AdamW([weights], lr=rate, weight_decay=0.0, fused=True),
+    "sgd": lambda weights, rate, training: torch.optim.SGD(
+        [weights], rate, training.momentum, nesterov=training.nesterov and training.momentum > 0, fused=True
+    ),
+    "rmsprop": lambda weights, rate, training: torch.optim.RMSprop([weights], lr=rate, momentum=training.momentum),
 }
 
 

@@ -1,0 +1,59 @@
+"""fastai: `Learner.fit` with fastai's own Adam, set to the constants of the paper (fastai's defaults differ)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from common import LEARNING_RATE, Measurement
+from fastai.callback.core import Callback, CancelValidException
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from fastai.optimizer import Adam
+from torch import nn
+from torch_parts import network, test_answers, training_loader
+
+
+class Clock(Callback):
+    """Times the training part of every epoch, skips validation, and records the losses of a curve."""
+
+    def __init__(self, measurement: Measurement):
+        self.measurement = measurement
+
+    def before_train(self):
+        self.measurement.epoch_begins()
+
+    def after_batch(self):
+        if self.measurement.curve:
+            self.measurement.loss(self.learn.loss.item())
+
+    def after_train(self):
+        self.measurement.epoch_ends()
+
+    def before_validate(self):
+        raise CancelValidException
+
+
+def main() -> None:
+    measurement = Measurement("fastai", ("fastai", "torch"))
+    torch.set_num_threads(measurement.threads)
+    loader = training_loader(measurement.data)
+    model = network(measurement.work, measurement.data.weights)
+    learner = Learner(
+        DataLoaders(loader, loader),
+        model,
+        loss_func=nn.CrossEntropyLoss(),
+        opt_func=partial(Adam, mom=0.9, sqr_mom=0.999, eps=1e-8, wd=0.0),
+        cbs=[Clock(measurement)],
+    )
+    measurement.prepared()
+
+    with learner.no_logging():
+        learner.fit(measurement.epochs, LEARNING_RATE)
+
+    measurement.trained()
+    measurement.write(test_answers(model, measurement.data))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Dividing rows into train, validation and test so that the test is worth something.
+
+Rows with equal inputs, and rows of one group, stay on one side. Within that rule the shares of every class are kept
+(stratified). With a time column the last rows are the test and those before them the validation, and rows of one
+moment stay together.
+
+    divide(...)     the default split
+    folds(...)      K disjoint held-out parts, under the same rule
+    check_given(..) refuses splits that hold the same rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from fathom.core.errors import DataError
+from fathom.core.tensors import Index
+
+VALIDATION, TEST = 0.1, 0.2
+
+
+def units(hashes: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """(N,) which rows must stay together: equal content, equal group, and whatever these chain together.
+
+    Args:
+        hashes: (N,) content of each row's inputs.
+        groups: (N,) group of each row, integers; None where there are none.
+    """
+    _, unit = np.unique(hashes, return_inverse=True)
+    if groups is None:
+        return unit
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows = len(unit)
+    _, group = np.unique(groups, return_inverse=True)
+    edges = np.concatenate([unit, group + unit.max() + 1])
+    size = rows + int(edges.max()) + 1
+    ends = np.concatenate([np.arange(rows), np.arange(rows)])
+    graph = coo_array((np.ones(2 * rows, np.int8), (ends, edges + rows)), shape=(size, size))
+    return connected_components(graph, directed=False)[1][:rows]
+
+
+def divide(
+    unit: np.ndarray,
+    shares: Mapping[str, float],
+    seed: int,
+    strata: np.ndarray | None = None,
+    time: np.ndarray | None = None,
+) -> dict[str, Index]:
+    """Divide rows into "train" and the parts of `shares`.
+
+    Args:
+        unit: (N,) rows of one unit stay together.
+        shares: part -> share of the rows, in the order in which they are cut from the end of time.
+        seed: of the shuffle.
+        strata: (N,) integer classes whose shares are kept.
+        time: (N,) order of the rows; replaces the shuffle.
+
+    Returns:
+        part -> sorted row numbers.
+
+    Raises:
+        DataError: a part would be empty.
+    """
+    rows = len(unit)
+    if time is not None:
+        parts = _by_time(time, shares)
+    else:
+        parts = _shuffled(unit, shares, seed, np.zeros(rows, np.int64) if strata is None else strata)
+    for name, index in parts.items():
+        if len(index) == 0:
+            raise DataError(
+                f"The {name} split would be empty: {rows} rows, {len(np.unique(unit))} of them different, "
+                f"are too few for {dict(shares)}. Give more rows, or another share as data.{name}=0.3."
+            )
+    return parts
+
+
+def _by_time(time: np.ndarray, shares: Mapping[str, float]) -> dict[str, Index]:
+    order = np.argsort(time, kind="stable")
+    parts, stop = {}, len(time)
+    for name, share in shares.items():
+        start = stop - round(share * len(time))
+        while 0 < start < stop and time[order[start]] == time[order[start - 1]]:
+            start -= 1  # rows of one moment stay together
+        parts[name] = np.sort(order[start:stop])
+        stop = start
+    parts["train"] = np.sort(order[:stop])
+    return parts
+
+
+def _shuffled(unit: np.ndarray, shares: Mapping[str, float], seed: int, strata: np.ndarray) -> dict[str, Index]:
+    """Deal shuffled units of each class to the parts, each time to the part that lacks most of its share."""
+    generator = np.random.default_rng(seed)
+    _, first, sizes = np.unique(unit, return_index=True, return_counts=True)
+    label = strata[first]  # a unit is dealt with the class of its first row
+    shuffled = generator.permutation(len(first))
+    owner = np.full(len(first), -1, np.int64)
+    wanted = np.array([1 - sum(shares.values()), *shares.values()])
+    for value in np.unique(label):
+        members = shuffled[label[shuffled] == value]
+        owner[members] = _deal(sizes[members], wanted)
+    row_owner = owner[unit]
+    return {name: np.flatnonzero(row_owner == i) for i, name in enumerate(["train", *shares])}
+
+
+def _deal(sizes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Which part each unit goes to, so that the parts' shares of the rows come near `wanted`."""
+    if (sizes == 1).all():
+        bounds = np.round(np.cumsum(wanted) * len(sizes)).astype(np.int64)
+        return np.searchsorted(bounds, np.arange(len(sizes)), side="right").clip(max=len(wanted) - 1)
+    total, filled = sizes.sum(), np.zeros(len(wanted))
+    owner = np.empty(len(sizes), np.int64)
+    order = np.argsort(-sizes, kind="stable")  # large units first, or they would not fit
+    for position in order:
+        part = int(np.argmax(wanted * total - filled))
+        owner[position] = part
+        filled[part] += sizes[position]
+    return owner
+
+
+def folds(unit: np.ndarray, count: int, seed: int, strata: np.ndarray | None = None) -> list[Index]:
+    """`count` disjoint held-out parts that together hold every row once.
+
+    Raises:
+        DataError: there are fewer units than folds.
+    """
+    if len(np.unique(unit)) < count:
+        raise DataError(f"training.folds = {count} needs at least {count} different rows; there are {len(np.unique(unit))}.")
+    shares = {str(i): 1 / count for i in range(1, count)}
+    parts = _shuffled(unit, shares, seed, np.zeros(len(unit), np.int64) if strata is None else strata)
+    return [parts["train"], *(parts[name] for name in shares)]
+
+
+def check_given(splits: Mapping[str, Index], hashes: np.ndarray, names: Mapping[str, str]) -> list[str]:
+    """Look for equal rows in splits that were given.
+
+    Args:
+        splits: part -> rows.
+        hashes: (N,) content of each row's inputs.
+        names: part -> what the user called it.
+
+    Returns:
+        A sentence for each pair of splits that share some rows.
+
+    Raises:
+        DataError: most rows of one split are in another.
+    """
+    notes = []
+    parts = [name for name in ("train", "validation", "test") if len(splits.get(name, ()))]
+    for i, one in enumerate(parts):
+        for other in parts[i + 1 :]:
+            shared = np.isin(hashes[splits[other]], hashes[splits[one]]).sum()
+            told = f"{names.get(other, other)} ({other}) and {names.get(one, one)} ({one})"
+            if shared > 0.5 * min(len(splits[one]), len(splits[other])):
+                raise DataError(
+                    f"{told} hold the same rows: {shared} of {len(splits[other])}. A result on rows that were learnt "
+                    "says nothing; give other rows, or leave one out and Fathom divides the rest."
+                )
+            if shared:
+                notes.append(f"{shared} rows of {other} stand in {one} too; the result is a little too good.")
+    return notes
