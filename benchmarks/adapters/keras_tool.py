@@ -6,38 +6,126 @@ clock starts, and `fit` is called once an epoch with `shuffle=False`.
 
 from __future__ import annotations
 
-import os
-
 import keras
 import numpy
 from common import LEARNING_RATE, Measurement, Prepared, Work
 
-LAYOUT_CHUNK = 4096
+DISTRIBUTIONS = {"tensorflow": ("keras", "tensorflow-cpu"), "torch": ("keras", "torch")}
+LAYOUT_CHUNK = 4096  # rows
 
 
-def limit_threads(threads: int) -> tuple[str, ...]:
-    """Give the backend its threads; returns the distributions whose versions count."""
+def limit_threads(threads: int) -> None:
+    """Give the backend its threads."""
     if keras.backend.backend() == "torch":
         import torch
 
         torch.set_num_threads(threads)
-        return ("keras", "torch")
-    import tensorflow
+    else:
+        import tensorflow
 
-    tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-    tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
-    return ("keras", "tensorflow-cpu")
+        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
+        tensorflow.config.threading.set_inter_op_parallelism_threads(threads)
 
 
-def network(work: Work, shape: tuple[int, ...], weights: dict[str, numpy.ndarray]) -> keras.Model:
-    """The network of a work, channels last as Keras has it, with the shared first weights."""
-    makers = {
-        "conv": lambda inputs, outputs, kernel: keras.layers.Conv2D(outputs, kernel),
-        "relu": keras.layers.ReLU,
-        "pool": keras.layers.MaxPooling2D,
-        "flatten": keras.layers.Flatten,
-        "dense": lambda inputs, outputs: keras.layers.Dense(outputs),
-    }
-    layers = [makers[kind](*sizes) for kind, *sizes in fused(work.layers)]
-    model = keras.Sequential([keras.layers.Input(shape), *layers])
-    return model
+def network(work: Work, shape: tuple[int, ...]) -> keras.Model:
+    """The network of a work, channels last as Keras has it, each relu inside the layer before it."""
+    layers = []
+    for (kind, *sizes), following in zip(work.layers, (*work.layers[1:], (None,)), strict=True):
+        activation = "relu" if following[0] == "relu" else None
+        if kind == "conv":
+            layers.append(keras.layers.Conv2D(sizes[1], sizes[2], activation=activation))
+        elif kind == "dense":
+            layers.append(keras.layers.Dense(sizes[1], activation=activation))
+        elif kind == "pool":
+            layers.append(keras.layers.MaxPooling2D(sizes[0]))
+        elif kind == "flatten":
+            layers.append(keras.layers.Flatten())
+    return keras.Sequential([keras.layers.Input(shape), *layers])
+
+
+def set_weights(model: keras.Model, weights: dict[str, numpy.ndarray]) -> None:
+    """Copy weights in PyTorch layout: kernels are transposed, and the rows after a flatten go from CHW to HWC."""
+    values = iter(weights.values())
+    flattened: tuple[int, ...] = ()
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Flatten):
+            flattened = layer.input.shape[1:]  # (H, W, C)
+        if not layer.weights:
+            continue
+        kernel, bias = next(values), next(values)
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel = kernel.transpose(2, 3, 1, 0)  # (outputs, inputs, H, W) -> (H, W, inputs, outputs)
+        elif flattened:
+            height, width, channels = flattened
+            kernel = kernel.reshape(-1, channels, height, width).transpose(2, 3, 1, 0)
+            kernel = kernel.reshape(height * width * channels, -1)
+            flattened = ()
+        else:
+            kernel = kernel.T
+        layer.set_weights([kernel, bias])
+
+
+def lay_out(data: Prepared, epoch: int, images: numpy.ndarray, labels: numpy.ndarray) -> None:
+    """Fill `images` and `labels` with the rows in the order of one epoch, a chunk at a time to spare memory."""
+    order = data.order[epoch]
+    for start in range(0, len(order), LAYOUT_CHUNK):
+        rows = order[start : start + LAYOUT_CHUNK]
+        images[start : start + len(rows)] = scaled(data.images[rows], channels_first=False)
+        labels[start : start + len(rows)] = data.labels[rows]
+
+
+class Clock(keras.callbacks.Callback):
+    """Times every epoch and records the losses of a curve."""
+
+    def __init__(self, measurement: Measurement):
+        super().__init__()
+        self.measurement = measurement
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.measurement.epoch_begins()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.measurement.epoch_ends()
+
+
+class Curve(keras.callbacks.Callback):
+    """Records the loss of every batch; Keras logs a running mean, which is restarted here."""
+
+    def __init__(self, measurement: Measurement):
+        super().__init__()
+        self.measurement = measurement
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.measurement.loss(logs["loss"])
+        self.model.reset_metrics()
+
+
+def main() -> None:
+    measurement = Measurement(f"keras-{keras.backend.backend()}", DISTRIBUTIONS[keras.backend.backend()])
+    limit_threads(measurement.threads)
+    data = measurement.data
+    images, labels = numpy.empty(data.images.shape, numpy.float32), numpy.empty(data.labels.shape, numpy.int64)
+    lay_out(data, 0, images, labels)
+    model = network(measurement.work, images.shape[1:])
+    set_weights(model, data.weights)
+    model.compile(
+        keras.optimizers.Adam(LEARNING_RATE, epsilon=1e-8),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+    )
+    callbacks = [Clock(measurement), *([Curve(measurement)] if measurement.curve else [])]
+    measurement.prepared()
+
+    for epoch in range(measurement.epochs):
+        if epoch:
+            lay_out(data, epoch, images, labels)
+        model.fit(
+            images, labels, measurement.work.batch, epochs=1, shuffle=False, verbose=0, callbacks=callbacks
+        )
+
+    measurement.trained()
+    answers = model.predict(scaled(data.test_images, channels_first=False), batch_size=1000, verbose=0)
+    measurement.write(answers.argmax(1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,339 @@
+"""Watchers of training: they read, never write, and leave the random state as it was.
+
+    Log          metrics.jsonl and the loss of each epoch
+    Validate     metrics of the validation split after each epoch
+    Best         keeps a copy of the best weights
+    EarlyStop    ends the run when nothing improves
+    Checkpoint   writes all that a resume needs; on SIGTERM and SIGINT too
+    Progress     one line an epoch on a terminal
+    TensorBoard  event files
+    Deadline     ends the run when its minutes are over
+
+They share one `History`: the list of epochs so far. Order matters: Validate fills the epoch's line, the others read it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor
+
+from fathom.core.contract import Clock, Model, Verdict
+from fathom.core.device import undisturbed
+from fathom.core.errors import Interrupted
+from fathom.core.run import CheckpointStore, disk_error
+
+
+class Watcher:
+    """A callback that does nothing; others override what they need."""
+
+    def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
+        """Look at one step."""
+        return "continue"
+
+    def after_stage(self, clock: Clock, models: Mapping[str, Model]) -> None:
+        """Look at the end of a stage."""
+
+    def at_end(self, clock: Clock, models: Mapping[str, Model]) -> None:
+        """Look at the end of training."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What must survive a kill."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+
+
+class History(Watcher):
+    """Loss and metrics of each epoch; every other watcher that speaks of epochs reads `lines`.
+
+    Args:
+        every: steps an epoch.
+        validate: measures the validation split: name -> number; None where there is no such split.
+        rate: the learning rate now.
+        path: metrics.jsonl.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        validate: Callable[[], Mapping[str, float]] | None,
+        rate: Callable[[], float],
+        path: Path | None = None,
+    ) -> None:
+        self.every = every
+        self.validate = validate
+        self.rate = rate
+        self.path = path
+        self.lines: list[dict[str, Any]] = []
+        self.fresh = False
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
+        """Add up; at the end of an epoch write a line."""
+        for name, value in metrics.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+        self.fresh = clock.step % self.every == 0 or clock.step == clock.steps
+        if self.fresh:
+            self._close(clock, models)
+        return "continue"
+
+    def _close(self, clock: Clock, models: Mapping[str, Model]) -> None:
+        line: dict[str, Any] = {
+            "stage": clock.stage, "step": clock.total, "epoch": math.ceil(clock.step / self.every),
+            "seconds": round(clock.seconds, 3), "rate": self.rate(),
+            **{f"train/{name}": float(total) / self._count for name, total in self._sums.items()},
+        }  # fmt: skip
+        if self.validate:
+            with undisturbed():
+                line.update({f"validation/{name}": value for name, value in self.validate().items()})
+        self._sums, self._count = {}, 0
+        self.lines.append(line)
+        if self.path:
+            text = "".join(json.dumps(finite(entry)) + "\n" for entry in self.lines)
+            try:
+                self.path.write_text(text, "utf-8")
+            except OSError as error:
+                raise disk_error(self.path, len(text), error) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lines, and the sums of the epoch that is under way."""
+        return {"lines": self.lines, "sums": dict(self._sums), "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        self.lines, self._sums, self._count = list(state["lines"]), dict(state["sums"]), state["count"]
+
+
+def finite(line: Mapping[str, Any]) -> dict[str, Any]:
+    """The line with NaN and infinity written as text, which JSON cannot hold as numbers."""
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+
+
+# Metrics that are better when they are smaller; all others are better when larger.
+SMALLER = ("loss", "log_loss", "mse", "rmse", "mae", "ece", "error", "brier")
+
+
+def better(name: str, one: float, other: float) -> bool:
+    """Whether `one` is a better value of this metric than `other`. NaN is never better."""
+    if math.isnan(one):
+        return False
+    smaller = name.rpartition("/")[2] in SMALLER
+    return math.isnan(other) or (one < other if smaller else one > other)
+
+
+class Best(Watcher):
+    """Keeps a copy of the weights that did best on the validation split.
+
+    Args:
+        history: where the metric stands.
+        monitor: the metric's name.
+        weights: a snapshot of the weights now, averaged where an average is kept.
+    """
+
+    def __init__(self, history: History, monitor: str, weights: Callable[[], Mapping[str, Tensor]]) -> None:
+        self.history = history
+        self.monitor = f"validation/{monitor}"
+        self.weights = weights
+        self.value = math.nan
+        self.epoch = 0
+        self.kept: dict[str, Tensor] = {}
+
+    def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
+        """Compare at the end of an epoch."""
+        if self.history.fresh and self.monitor in self.history.lines[-1]:
+            value = self.history.lines[-1][self.monitor]
+            if better(self.monitor, value, self.value):
+                self.value, self.epoch = value, len(self.history.lines)
+                self.kept = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
+        return "continue"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far."""
+        return {"value": None if math.isnan(self.value) else self.value, "epoch": self.epoch, "kept": self.kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+        self.value = math.nan if state["value"] is None else state["value"]
+        self.epoch, self.kept = state["epoch"], dict(state["kept"])
+
+
+class EarlyStop(Watcher):
+    """Ends the run after `patience` epochs without a better value.
+
+    Args:
+        best: knows when the last one was.
+        patience: epochs.
+    """
+
+    def __init__(self, best: Best, patience: int) -> None:
+        self.best = best
+        self.patience = patience
+        self.stopped = False
+
+    def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
+        """Count epochs since the best one."""
+        lines = self.best.history.lines
+        self.stopped = self.best.history.fresh and len(lines) - self.best.epoch >= self.patience
+        return "end_run" if self.stopped else "continue"
+
+
+class Deadline(Watcher):
+    """Ends the run when its minutes are over, should the planned steps take longer than the trial promised."""
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds = minutes * 60
+
+    def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
+        """Look at the clock."""
+        return "end_run" if clock.seconds > self.seconds else "continue"
+
+
+class Checkpoint(Watcher):
+    """Saves all that a resume needs: every `seconds`, at the end of epochs, and when a signal asks to stop.
+
+    Args:
+        store: where.
+        state: the whole state now.
+        seconds: at most this much work is lost; 0 saves at every step.
+        history: tells the end of an epoch.
+    """
+
+    def __init__(
+        self, store: CheckpointStore, state: Callable[[], Mapping[str, Any]], seconds: float, history: History
+    ) -> None:
+        self.store = store
+        self.state = state
+        self.seconds = seconds
+        self.history = history
+        self.signal: int | None = None
+        self._last = time.monotonic()
+
+    def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
+        """Save when it is time."""
+        waited = time.monotonic() - self._last
+        # Short epochs are not saved one by one: a tenth of the interval must have passed.
+        due = waited >= self.seconds or (self.history.fresh and waited >= self.seconds / 10)
+        if due or self.signal is not None:
+            self.store.save(self.state(), clock.total)
+            self._last = time.monotonic()
+        if self.signal is not None:
+            name = signal.Signals(self.signal).name
+            raise Interrupted(f"{name} came: the work is saved. Go on with: fathom fit --resume {self.store.folder.parent}")
+        return "continue"
+
+    @contextmanager
+    def on_signals(self) -> Any:
+        """Save and leave on the first SIGTERM or SIGINT; a second one stops at once."""
+        import threading
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def handle(number: int, frame: object) -> None:
+            if self.signal is not None:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            self.signal = number
+
+        for number in before:
+            signal.signal(number, handle)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class Progress(Watcher):
+    """One line an epoch on a terminal: loss, metric, rate, time, what is left.
+
+    Args:
+        history: the epochs.
+        monitor: the metric shown beside the loss.
+        epochs: planned.
+        stream: where it is printed.
+    """
+
+    def __init__(self, history: History, monitor: str, epochs: int, stream: TextIO) -> None:
+        self.history = history
+        self.monitor = monitor
+        self.epochs = epochs
+        self.stream = stream
+        self._drawn = 0.0
+
+    def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
+        """Print at the end of an epoch; draw a running line a few times a second before."""
+        now = time.monotonic()
+        if self.history.fresh:
+            self._print(self._line(self.history.lines[-1], clock), end="\n")
+        elif now - self._drawn > 0.25:
+            self._drawn = now
+            self._print(f"step {clock.step}/{clock.steps}   {self._left(clock)}", end="")
+        return "continue"
+
+    def _line(self, line: Mapping[str, Any], clock: Clock) -> str:
+        parts = [f"epoch {line['epoch']:>3}/{self.epochs}", f"loss {line['train/loss']:.4f}"]
+        for name in dict.fromkeys(["loss", self.monitor]):
+            if f"validation/{name}" in line:
+                parts.append(f"validation {name.replace('_', ' ')} {line[f'validation/{name}']:.4f}")
+        return "   ".join([*parts, f"rate {line['rate']:.1e}", f"{line['seconds']:.1f} s", self._left(clock)])
+
+    def _left(self, clock: Clock) -> str:
+        return f"{clock.seconds / max(clock.step, 1) * (clock.steps - clock.step):.0f} s left"
+
+    def _print(self, text: str, end: str) -> None:
+        self.stream.write(f"\r\x1b[2K{text}{end}")
+        self.stream.flush()
+
+
+class TensorBoard(Watcher):
+    """Event files for TensorBoard: every number of every epoch, and histograms of the weights at the end.
+
+    Args:
+        history: the epochs.
+        folder: tensorboard/ of the run.
+    """
+
+    def __init__(self, history: History, folder: Path) -> None:
+        self.history = history
+        self.folder = folder
+        self._writer: Any = None
+
+    def _open(self) -> Any:
+        if self._writer is None:
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.folder))
+        return self._writer
+
+    def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
+        """Write the epoch's line."""
+        if self.history.fresh:
+            line = self.history.lines[-1]
+            for name, value in line.items():
+                if "/" in name or name == "rate":
+                    self._open().add_scalar(name, value, clock.total)
+        return "continue"
+
+    def at_end(self, clock: Clock, models: Mapping[str, Model]) -> None:
+        """Histograms, then close."""
+        for role, model in models.items():
+            for name, parameter in model.named_parameters():
+                if bool(torch.isfinite(parameter).all()):
+                    self._open().add_histogram(f"{role}/{name}", parameter.detach().float().cpu().numpy(), clock.total)
+        self._open().close()
