@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keras
 import numpy
-from common import LEARNING_RATE, Measurement, Prepared, Work
+from common import LEARNING_RATE, Measurement, Prepared, Work, scaled
 
 DISTRIBUTIONS = {"tensorflow": ("keras", "tensorflow-cpu"), "torch": ("keras", "torch")}
 LAYOUT_CHUNK = 4096  # rows

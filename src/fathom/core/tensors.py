@@ -232,8 +232,14 @@ class TensorSet:
         return self._rows
 
     def subset(self, index: Tensor) -> TensorSet:
-        """A view of some rows; nothing is copied."""
-        return TensorSet(self.columns, index if self.index is None else self.index[index])
+        """A view of some rows; nothing is copied. Rows that stand one after the other are cut out, others indexed."""
+        if self.index is not None:
+            return TensorSet(self.columns, self.index[index])
+        first, last = (int(index[0]), int(index[-1])) if len(index) else (0, -1)
+        dense = not any(isinstance(column, Ragged) for column in self.columns.values())
+        if dense and last - first + 1 == len(index) and bool((index.diff() == 1).all()):
+            return TensorSet({name: column[first : last + 1] for name, column in self.columns.items()})  # type: ignore[index]
+        return TensorSet(self.columns, index)
 
     def lengths(self) -> Tensor:
         """(N,) the length of each row: its longest ragged column, 1 where there is none."""

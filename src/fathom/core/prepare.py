@@ -1,0 +1,398 @@
+"""From a source to tensors: divide the rows, fit the fields on the training rows, encode every row once.
+
+    prepare(source, data, seed) -> Prepared
+
+Rows are encoded in chunks into one store for all splits; a split is an index into it. The store is kept in memory up
+to `data.memory` GiB and memory-mapped beyond. What is slow to encode (files to decode) is cached by the content of the
+rows, the options of the fields and what they learnt, so that a second run starts at once and a changed file is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from fathom.core import split
+from fathom.core.contract import Columns, Field, Index, Ragged, Schema, Source, TensorSet
+from fathom.core.errors import DataError, RowFaults, RunError
+from fathom.core.recipe import Data
+from fathom.core.run import read_json, sealed_json, write_atomic
+from fathom.core.tensors import WEIGHT, Column, row_hashes, to_list
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass
+class Prepared:
+    """All that training and evaluation need.
+
+    Args:
+        schema: fitted on the training rows.
+        store: every encoded row.
+        splits: part -> row numbers of the store.
+        columns: the raw columns, row for row beside the store, for showing mistakes and for baselines.
+        unit: (N,) rows that must stay together, for folds.
+        strata: (N,) class of each row, or None.
+        blocks: (N,) rows to be resampled together when intervals are made, or None.
+        notes: what was guessed, left out or mended.
+        hashes: digest of the content of all rows.
+        seconds: wall time.
+    """
+
+    schema: Schema
+    store: TensorSet
+    splits: dict[str, Index]
+    columns: Columns
+    unit: np.ndarray
+    strata: np.ndarray | None
+    blocks: np.ndarray | None
+    notes: list[str]
+    fingerprint: str
+    seconds: float = 0.0
+    sets: dict[str, TensorSet] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sets = {name: self.store.subset(torch.from_numpy(index)) for name, index in self.splits.items()}
+
+
+def prepare(source: Source, data: Data, seed: int, held_out: Callable[[Any, Any], dict[str, Index]] | None = None) -> Prepared:
+    """Read, divide, fit and encode.
+
+    Args:
+        source: where the rows come from.
+        data: the recipe's table.
+        seed: of the division and of `data.limit`.
+        held_out: (unit, strata) -> splits, where the caller divides (folds); the source's or ours where None.
+
+    Raises:
+        DataError: too many rows are unreadable, a split is empty, splits hold the same rows, a column is missing.
+    """
+    start = time.perf_counter()
+    columns, schema = source.columns(), source.schema()
+    notes = source.notes()
+    if columns.rows == 0:
+        raise DataError(f"{source.location} holds no rows.")
+    _require(columns, schema, str(source.location))
+    given = source.given_splits()
+    if data.limit is not None and data.limit < columns.rows:
+        chosen = np.sort(np.random.default_rng(seed).permutation(columns.rows)[: data.limit])
+        columns, given = columns.take(chosen), {name: _places(chosen, index) for name, index in given.items()}
+        notes.append(f"Only {data.limit} rows are used, drawn by the seed (data.limit).")
+    hashes = _input_hashes(columns, schema)
+    unit = split.units(hashes, _codes(columns, schema.special.get("group")))
+    strata = _strata(columns, schema)
+    if held_out is not None:
+        splits = held_out(unit, strata)
+    else:
+        splits, told = _splits(columns, schema, data, given, hashes, unit, strata, seed, source)
+        notes += told
+    fit(schema, columns, splits["train"])
+    fingerprint = _fingerprint(hashes, columns, schema)
+    store, faults = encode(schema, columns, data.memory, fingerprint)
+    splits = _without_faults(splits, faults, data.bad_rows, columns, schema, notes)
+    blocks = _codes(columns, schema.special.get("group"))
+    seconds = time.perf_counter() - start
+    return Prepared(schema, store, splits, columns, unit, strata, blocks, notes, fingerprint, seconds)
+
+
+def _require(columns: Columns, schema: Schema, where: str) -> None:
+    for item in schema.fields().values():
+        for name in item.columns:
+            if name not in columns:
+                raise DataError(f"{where} has no column '{name}', which '{item.kind}' reads. It has: {', '.join(columns)}.")
+
+
+def _places(chosen: Index, index: Index) -> Index:
+    """Where the rows `index` stand among the chosen ones; rows not chosen fall out."""
+    return np.flatnonzero(np.isin(chosen, index))
+
+
+def file_columns(schema: Schema, columns: Columns) -> set[str]:
+    """The columns that hold paths of files."""
+    return {
+        name
+        for item in schema.inputs.values()
+        for name in item.columns
+        if item.kind == "image" and not isinstance(columns[name], np.ndarray) and pa.types.is_string(columns[name].type)
+    }
+
+
+def _input_hashes(columns: Columns, schema: Schema) -> np.ndarray:
+    names = [name for item in schema.inputs.values() for name in item.columns]
+    return row_hashes(columns, names, file_columns(schema, columns))
+
+
+def _codes(columns: Columns, name: str | None) -> np.ndarray | None:
+    """(N,) integers in the order of the values, or None."""
+    if name is None:
+        return None
+    column = columns[name]
+    if isinstance(column, pa.ChunkedArray) and not pa.types.is_string(column.type):
+        values = column.to_numpy()
+    else:
+        values = np.array(["" if value is None else str(value) for value in to_list(column)])
+    return np.unique(values, return_inverse=True)[1]
+
+
+def _strata(columns: Columns, schema: Schema) -> np.ndarray | None:
+    """The class of each row, where the first target has classes."""
+    target = next(iter(schema.targets.values()), None)
+    if target is None or target.kind != "category":
+        return None
+    column = columns[target.columns[0]]
+    if isinstance(column, np.ndarray):
+        return np.asarray(column.argmax(1))
+    return _codes(columns, target.columns[0])
+
+
+def _splits(
+    columns: Columns, schema: Schema, data: Data, given: Mapping[str, Index], hashes: np.ndarray,
+    unit: np.ndarray, strata: np.ndarray | None, seed: int, source: Source,
+) -> tuple[dict[str, Index], list[str]]:  # fmt: skip
+    """The given splits, and what is missing of them cut from the training rows."""
+    given = {name: index for name, index in given.items() if len(index)}
+    names = {"train": str(source.location), "validation": str(data.validation or ""), "test": str(data.test or "")}
+    notes = split.check_given(given, hashes, {k: v for k, v in names.items() if v})
+    defaults = {"validation": split.VALIDATION, "test": split.TEST}
+    shares = {
+        name: value if isinstance(value := getattr(data, name), float) else defaults[name]
+        for name in ("test", "validation")
+        if name not in given
+    }
+    splits = dict(given)
+    rows = given.get("train", np.arange(columns.rows))
+    if shares:
+        time_codes = _codes(columns, schema.special.get("time"))
+        parts = split.divide(
+            unit[rows], shares, seed,
+            None if strata is None else strata[rows], None if time_codes is None else time_codes[rows],
+        )  # fmt: skip
+        splits.update({name: rows[index] for name, index in parts.items()})
+    if strata is not None and schema.targets:
+        notes += _absent_classes(columns, schema, splits, strata)
+    return {name: splits[name] for name in PARTS}, notes
+
+
+def _absent_classes(columns: Columns, schema: Schema, splits: Mapping[str, Index], strata: np.ndarray) -> list[str]:
+    """Sentences about classes that the test split cannot judge."""
+    learnt, judged = set(strata[splits["train"]].tolist()), set(strata[splits["test"]].tolist())
+    missing = sorted(learnt - judged)
+    if not missing:
+        return []
+    column = columns[next(iter(schema.targets.values())).columns[0]]
+    named = [str(to_list(column.take(pa.array([int(np.argmax(strata == c))])))[0]) for c in missing[:5]] if isinstance(column, pa.ChunkedArray) else [str(c) for c in missing[:5]]
+    return [f"Too few rows of {', '.join(named)} to judge: the test split has none."]
+
+
+def fit(schema: Schema, columns: Columns, train: Index) -> None:
+    """Fit every field on the training rows, and on nothing else."""
+    mask = np.zeros(columns.rows, bool)
+    mask[train] = True
+    for item in schema.fields().values():
+        item.fit(_training_chunks(columns.select(item.columns), mask))
+
+
+def _training_chunks(columns: Columns, mask: np.ndarray) -> Iterator[Columns]:
+    for start, chunk in columns.chunks():
+        kept = chunk.where(mask[start : start + chunk.rows])
+        if kept.rows:
+            yield kept
+
+
+def encode(
+    schema: Schema, columns: Columns, memory: float = 4.0, fingerprint: str | None = None
+) -> tuple[TensorSet, dict[int, str]]:
+    """Encode every row, chunk by chunk, into one store.
+
+    Args:
+        schema: fitted fields.
+        columns: N raw rows.
+        memory: GiB beyond which the store is memory-mapped.
+        fingerprint: names the content, for the cache of decoded files; None never caches.
+
+    Returns:
+        The store of N rows, and the rows that could not be read with the reason of each.
+    """
+    slow = fingerprint is not None and bool(file_columns(schema, columns))
+    folder = cache_folder() / "encoded" / fingerprint[:32] if slow and fingerprint else None
+    if folder and (found := _cached(folder)) is not None:
+        return found
+    store: dict[str, Tensor | Ragged] = {}
+    faults: dict[int, str] = {}
+    builders = {name: Builder(columns.rows, memory) for name in schema.fields()}
+    for start, chunk in columns.chunks(_chunk_rows(schema)):
+        for name, item in schema.fields().items():
+            try:
+                part = item.encode(chunk, target=name in schema.targets)
+            except RowFaults as error:
+                part = error.partial
+                faults.update({start + row: reason for row, reason in error.reasons.items()})
+            builders[name].add(part)
+    for name, builder in builders.items():
+        store[name] = builder.result()
+    if weight := schema.special.get("weight"):
+        store[WEIGHT] = torch.from_numpy(_weights(columns[weight], weight))
+    if folder:
+        _write_cache(folder, store, faults)
+    return TensorSet(store), faults
+
+
+def _chunk_rows(schema: Schema) -> int:
+    """Fewer rows at a time where a row is large, so that a chunk stays small beside the budget."""
+    width = max(int(np.prod(item.shape)) for item in schema.inputs.values())
+    return int(np.clip(2**26 // max(width, 1), 256, 65_536))
+
+
+def _weights(column: Column, name: str) -> np.ndarray:
+    values = np.asarray(pc.fill_null(pc.cast(column, pa.float32()), float("nan")).to_numpy(), np.float32)
+    if not np.isfinite(values).all() or (values < 0).any():
+        raise DataError(f"data.weight: column '{name}' has a missing or negative weight in row {int(np.argmax(~(values >= 0))) + 1}.")
+    return values
+
+
+class Builder:
+    """Collects encoded chunks: into one tensor made at the start, in memory or memory-mapped.
+
+    Args:
+        rows: N in all.
+        memory: GiB above which the tensor lives in a file.
+    """
+
+    def __init__(self, rows: int, memory: float) -> None:
+        self.rows = rows
+        self.memory = memory
+        self.place = 0
+        self.dense: Tensor | None = None
+        self.ragged: list[Ragged] = []
+
+    def add(self, part: Tensor | Ragged) -> None:
+        """The next rows."""
+        if isinstance(part, Ragged):
+            self.ragged.append(part)
+            return
+        if self.dense is None:
+            if len(part) == self.rows:
+                self.dense = part
+                return
+            self.dense = _empty((self.rows, *part.shape[1:]), part.dtype, self.memory)
+        self.dense[self.place : self.place + len(part)] = part
+        self.place += len(part)
+
+    def result(self) -> Tensor | Ragged:
+        """All rows."""
+        if self.dense is not None:
+            return self.dense
+        values = torch.cat([part.values for part in self.ragged])
+        lengths = torch.cat([part.lengths() for part in self.ragged])
+        return Ragged(values, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]))
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, memory: float) -> Tensor:
+    """An uninitialised tensor, in an unlinked file where it is larger than `memory` GiB."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    if size <= memory * 2**30:
+        return torch.empty(shape, dtype=dtype)
+    folder = cache_folder() / "mapped"
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise RunError(
+            f"{size / 2**30:.1f} GiB of encoded data are more than data.memory = {memory:g} GiB, and {folder} has only "
+            f"{free / 2**30:.1f} GiB free for it. Set FATHOM_CACHE to a larger disk, or use data.limit."
+        )
+    descriptor, path = tempfile.mkstemp(dir=folder)
+    os.truncate(path, size)
+    tensor = torch.from_file(path, shared=True, size=int(np.prod(shape)), dtype=dtype).reshape(shape)
+    os.close(descriptor)
+    os.unlink(path)  # the mapping lives as long as the tensor, and leaves nothing behind
+    return tensor
+
+
+def cache_folder() -> Path:
+    """Where Fathom keeps what it can make again: FATHOM_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("FATHOM_CACHE") or Path.home() / ".cache" / "fathom")
+
+
+def _fingerprint(hashes: np.ndarray, columns: Columns, schema: Schema) -> str:
+    """A digest of the rows' content and of everything that decides how they are encoded."""
+    digest = hashlib.sha256(hashes.tobytes())
+    names = [name for item in schema.targets.values() for name in item.columns]
+    digest.update(row_hashes(columns, names).tobytes())
+    digest.update(json.dumps(schema.to_json(), sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _write_cache(folder: Path, store: Mapping[str, Tensor | Ragged], faults: Mapping[int, str]) -> None:
+    """Write the store beside, then rename. A cache that cannot be written costs time, not the run."""
+    beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        about = {}
+        for i, (name, column) in enumerate(store.items()):
+            if isinstance(column, Ragged):
+                return
+            column.contiguous().numpy().tofile(beside / f"{i}.bin")
+            about[name] = {"file": f"{i}.bin", "shape": list(column.shape), "dtype": str(column.dtype).removeprefix("torch.")}
+        write_atomic(beside / "about.json", sealed_json({"columns": about, "faults": {str(k): v for k, v in faults.items()}}))
+        os.replace(beside, folder)
+    except (OSError, RunError):
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _cached(folder: Path) -> tuple[TensorSet, dict[int, str]] | None:
+    """The store that an earlier run encoded, memory-mapped; None where there is none or it is damaged."""
+    try:
+        about = read_json(folder / "about.json")
+        store: dict[str, Tensor | Ragged] = {}
+        for name, item in about["columns"].items():
+            dtype, size = getattr(torch, item["dtype"]), int(np.prod(item["shape"]))
+            path = folder / item["file"]
+            if path.stat().st_size != size * dtype.itemsize:
+                return None
+            store[name] = torch.from_file(str(path), shared=False, size=size, dtype=dtype).reshape(item["shape"])
+        return TensorSet(store), {int(row): reason for row, reason in about["faults"].items()}
+    except (RunError, OSError, KeyError, RuntimeError):
+        return None
+
+
+def _without_faults(
+    splits: Mapping[str, Index], faults: Mapping[int, str], allowed: float, columns: Columns, schema: Schema, notes: list[str]
+) -> dict[str, Index]:
+    """Leave out unreadable rows, and say so; refuse when they are too many."""
+    if not faults:
+        return dict(splits)
+    first = sorted(faults)[:3]
+    shown = "; ".join(describe_row(columns, schema, row, faults[row]) for row in first)
+    more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+    if len(faults) > allowed * columns.rows:
+        share = min(0.99, round(1.2 * len(faults) / columns.rows + 0.005, 2))
+        raise DataError(
+            f"{len(faults)} of {columns.rows} rows cannot be used: {shown}{more}. "
+            f"Mend them, or leave them out with data.bad_rows={share}."
+        )
+    notes.append(f"{len(faults)} rows are left out: {shown}{more}.")
+    return {name: index[~np.isin(index, list(faults))] for name, index in splits.items()}
+
+
+def describe_row(columns: Columns, schema: Schema, row: int, reason: str) -> str:
+    """Where a row is (its file where it has one), and what is wrong with it."""
+    for name in file_columns(schema, columns):
+        column = columns[name]
+        return f"{column[row].as_py()}: {reason}"  # type: ignore[union-attr]
+    return f"row {row + 1}: {reason}"
+
+
