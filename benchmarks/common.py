@@ -28,6 +28,7 @@ import numpy
 
 IMPORTED_AT = time.time()
 LEARNING_RATE = 1e-3
+EPSILON = 1e-16  # of Adam; PyTorch and Keras add it at different places, so it is too small to be seen
 CURVE_STEPS = 100
 EPOCHS = 20  # how many epochs of batch order are written
 SEED = 0
@@ -47,6 +48,7 @@ class Work:
     batch: int
     layers: tuple[tuple, ...]  # as an `nn.Sequential` would list them
     parameters: int
+    curve_dtype: str = "float32"  # float64 where rounding alone moves the first losses by more than the tolerance
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -103,6 +105,7 @@ WORKS = {
                 ("flatten",), ("dense", 2304, 64), ("relu",), ("dense", 64, 10),
             ),
             parameters=167_562,
+            curve_dtype="float64",
         ),
     )
 }  # fmt: skip
@@ -187,8 +190,9 @@ def prepare(work: Work, rows: int | None, folder: Path) -> int:
 class Prepared:
     """The prepared files of one work, as an adapter reads them."""
 
-    def __init__(self, folder: Path, work: Work, rows: int, epochs: int):
+    def __init__(self, folder: Path, work: Work, rows: int, epochs: int, dtype: str):
         self.work = work
+        self.dtype = dtype
         self.weights = dict(numpy.load(folder / f"{work.name}-weights.npz"))
         self.order = numpy.load(folder / f"{work.data}-{rows}-order.npy")[:epochs]  # (epochs, rows)
         self.images, self.labels, self.test_images, self.test_labels = (
@@ -198,13 +202,12 @@ class Prepared:
         )
         self.images, self.labels = self.images[:rows], self.labels[:rows]
 
-
-def scaled(images: numpy.ndarray, channels_first: bool) -> numpy.ndarray:
-    """uint8 (N, H, W, C) to float32 between 0 and 1, as (N, C, H, W) or (N, H, W, C)."""
-    if channels_first:
-        images = images.transpose(0, 3, 1, 2)
-    result = numpy.empty(images.shape, numpy.float32)
-    return numpy.divide(images, 255, out=result, dtype=numpy.float32)
+    def scaled(self, images: numpy.ndarray, channels_first: bool) -> numpy.ndarray:
+        """uint8 (N, H, W, C) to numbers between 0 and 1, as (N, C, H, W) or (N, H, W, C)."""
+        if channels_first:
+            images = images.transpose(0, 3, 1, 2)
+        result = numpy.empty(images.shape, numpy.float32)
+        return numpy.divide(images, 255, out=result, dtype=numpy.float32).astype(self.dtype, copy=False)
 
 
 class Measurement:
@@ -244,7 +247,8 @@ class Measurement:
             "steps": options.epochs * self.work.steps(options.rows),
         }
         self._clock = time.perf_counter()
-        self.data = Prepared(options.data, self.work, options.rows, options.epochs)
+        dtype = self.work.curve_dtype if self.curve else "float32"
+        self.data = Prepared(options.data, self.work, options.rows, options.epochs, dtype)
 
     def prepared(self) -> None:
         """Data, network and trainer are ready."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from common import LEARNING_RATE, Measurement
+from common import EPSILON, LEARNING_RATE, Measurement
 from fastai.callback.core import Callback, CancelValidException
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -38,12 +38,12 @@ def main() -> None:
     measurement = Measurement("fastai", ("fastai", "torch"))
     torch.set_num_threads(measurement.threads)
     loader = training_loader(measurement.data)
-    model = network(measurement.work, measurement.data.weights)
+    model = network(measurement.data)
     learner = Learner(
         DataLoaders(loader, loader),
         model,
         loss_func=nn.CrossEntropyLoss(),
-        opt_func=partial(Adam, mom=0.9, sqr_mom=0.999, eps=1e-8, wd=0.0),
+        opt_func=partial(Adam, mom=0.9, sqr_mom=0.999, eps=EPSILON, wd=0.0),
         cbs=[Clock(measurement)],
     )
     measurement.prepared()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keras
 import numpy
-from common import LEARNING_RATE, Measurement, Prepared, Work, scaled
+from common import EPSILON, LEARNING_RATE, Measurement, Prepared, Work
 
 DISTRIBUTIONS = {"tensorflow": ("keras", "tensorflow-cpu"), "torch": ("keras", "torch")}
 LAYOUT_CHUNK = 4096  # rows
@@ -70,7 +70,7 @@ def lay_out(data: Prepared, epoch: int, images: numpy.ndarray, labels: numpy.nda
     order = data.order[epoch]
     for start in range(0, len(order), LAYOUT_CHUNK):
         rows = order[start : start + LAYOUT_CHUNK]
-        images[start : start + len(rows)] = scaled(data.images[rows], channels_first=False)
+        images[start : start + len(rows)] = data.scaled(data.images[rows], channels_first=False)
         labels[start : start + len(rows)] = data.labels[rows]
 
 
@@ -104,12 +104,13 @@ def main() -> None:
     measurement = Measurement(f"keras-{keras.backend.backend()}", DISTRIBUTIONS[keras.backend.backend()])
     limit_threads(measurement.threads)
     data = measurement.data
-    images, labels = numpy.empty(data.images.shape, numpy.float32), numpy.empty(data.labels.shape, numpy.int64)
+    keras.config.set_floatx(data.dtype)
+    images, labels = numpy.empty(data.images.shape, data.dtype), numpy.array(data.labels)
     lay_out(data, 0, images, labels)
     model = network(measurement.work, images.shape[1:])
     set_weights(model, data.weights)
     model.compile(
-        keras.optimizers.Adam(LEARNING_RATE, epsilon=1e-8),
+        keras.optimizers.Adam(LEARNING_RATE, epsilon=EPSILON),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     callbacks = [Clock(measurement), *([Curve(measurement)] if measurement.curve else [])]
@@ -123,7 +124,7 @@ def main() -> None:
         )
 
     measurement.trained()
-    answers = model.predict(scaled(data.test_images, channels_first=False), batch_size=1000, verbose=0)
+    answers = model.predict(data.scaled(data.test_images, channels_first=False), batch_size=1000, verbose=0)
     measurement.write(answers.argmax(1))
 
 

@@ -7,7 +7,7 @@ import warnings
 
 import pytorch_lightning
 import torch
-from common import LEARNING_RATE, Measurement
+from common import EPSILON, LEARNING_RATE, Measurement
 from torch import nn
 from torch_parts import network, test_answers, training_loader
 
@@ -27,7 +27,7 @@ class Classifier(pytorch_lightning.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=LEARNING_RATE)
+        return torch.optim.Adam(self.parameters(), lr=LEARNING_RATE, eps=EPSILON)
 
 
 class Clock(pytorch_lightning.Callback):
@@ -53,7 +53,7 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     loader = training_loader(measurement.data)
-    model = Classifier(network(measurement.work, measurement.data.weights))
+    model = Classifier(network(measurement.data))
     trainer = pytorch_lightning.Trainer(
         max_epochs=measurement.epochs,
         accelerator="cpu",

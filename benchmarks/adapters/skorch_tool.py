@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy
 import torch
-from common import LEARNING_RATE, Measurement, scaled
+from common import EPSILON, LEARNING_RATE, Measurement
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback
 from torch import nn
@@ -32,12 +32,13 @@ def main() -> None:
     measurement = Measurement("skorch", ("skorch", "torch"))
     torch.set_num_threads(measurement.threads)
     data = measurement.data
-    images, labels = scaled(data.images, channels_first=True), numpy.array(data.labels)
+    images, labels = data.scaled(data.images, channels_first=True), numpy.array(data.labels)
     net = NeuralNetClassifier(
-        network(measurement.work, data.weights),
+        network(data),
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
         lr=LEARNING_RATE,
+        optimizer__eps=EPSILON,
         batch_size=measurement.work.batch,
         max_epochs=measurement.epochs,
         iterator_train__sampler=FixedOrder(data.order),

@@ -6,24 +6,25 @@ from collections.abc import Iterator
 
 import numpy
 import torch
-from common import Prepared, Work, scaled
+from common import Prepared
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 
-def network(work: Work, weights: dict[str, numpy.ndarray]) -> nn.Sequential:
-    """The network of a work, with the shared first weights."""
+def network(data: Prepared) -> nn.Sequential:
+    """The network of the work, with the shared first weights."""
     makers = {
         "conv": nn.Conv2d, "relu": nn.ReLU, "pool": nn.MaxPool2d, "flatten": nn.Flatten, "dense": nn.Linear,
     }  # fmt: skip
-    module = nn.Sequential(*(makers[kind](*sizes) for kind, *sizes in work.layers))
-    module.load_state_dict({name: torch.from_numpy(weight) for name, weight in weights.items()})
-    return module
+    module = nn.Sequential(*(makers[kind](*sizes) for kind, *sizes in data.work.layers))
+    module.load_state_dict({name: torch.from_numpy(weight) for name, weight in data.weights.items()})
+    return module.to(getattr(torch, data.dtype))
 
 
 def training_tensors(data: Prepared) -> tuple[Tensor, Tensor]:
-    """Images (N, C, H, W) float32 and labels (N,) int64."""
-    return torch.from_numpy(scaled(data.images, channels_first=True)), torch.from_numpy(numpy.array(data.labels))
+    """Images (N, C, H, W) and labels (N,)."""
+    images = torch.from_numpy(data.scaled(data.images, channels_first=True))
+    return images, torch.from_numpy(numpy.array(data.labels))
 
 
 class FixedOrder(Sampler[int]):
@@ -53,5 +54,5 @@ def test_answers(module: nn.Module, data: Prepared) -> numpy.ndarray:
     module.eval()
     parts = numpy.array_split(data.test_images, 10)
     return numpy.concatenate(
-        [module(torch.from_numpy(scaled(part, channels_first=True))).argmax(1).numpy() for part in parts]
+        [module(torch.from_numpy(data.scaled(part, channels_first=True))).argmax(1).numpy() for part in parts]
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from common import LEARNING_RATE, Measurement
+from common import EPSILON, LEARNING_RATE, Measurement
 from torch import nn
 from torch_parts import network, test_answers, training_loader
 
@@ -12,9 +12,9 @@ def main() -> None:
     measurement = Measurement("tutorial", ("torch",))
     torch.set_num_threads(measurement.threads)
     loader = training_loader(measurement.data)
-    model = network(measurement.work, measurement.data.weights)
+    model = network(measurement.data)
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, eps=EPSILON)
     measurement.prepared()
 
     for _ in range(measurement.epochs):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -152,18 +153,27 @@ class Registry:
 
 def _knobs(make: Any) -> dict[str, Hyperparameter]:
     """The hyperparameters of a function's signature or a class's body, with their types."""
-    hints = typing.get_type_hints(make)
-    if inspect.isclass(make):
-        stated: dict[str, Any] = {}
-        for cls in reversed(make.__mro__):
-            stated.update({k: v for k, v in vars(cls).items() if isinstance(v, Hyperparameter)})
-    else:
-        parameters = inspect.signature(make).parameters.values()
-        stated = {p.name: p.default for p in parameters if isinstance(p.default, Hyperparameter)}
-    return {
-        name: Hyperparameter(knob.default, knob.search, knob.help, hints.get(name, Any))
-        for name, knob in stated.items()
-    }
+    owners = [cls for cls in reversed(make.__mro__) if cls is not object] if inspect.isclass(make) else [make]
+    knobs: dict[str, Hyperparameter] = {}
+    for owner in owners:
+        stated = vars(owner) if inspect.isclass(owner) else _defaults(owner)
+        mine = {name: knob for name, knob in stated.items() if isinstance(knob, Hyperparameter)}
+        hints = _hints(owner, mine)
+        knobs.update(
+            {n: Hyperparameter(k.default, k.search, k.help, hints.get(n, Any)) for n, k in mine.items()}
+        )
+    return knobs
+
+
+def _defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    return {p.name: p.default for p in inspect.signature(function).parameters.values()}
+
+
+def _hints(owner: Any, names: Mapping[str, Any]) -> dict[str, Any]:
+    """The types of these names only; other annotations may name what is imported for type checkers alone."""
+    annotations = {k: v for k, v in getattr(owner, "__annotations__", {}).items() if k in names}
+    holder = type("Hints", (), {"__annotations__": annotations})
+    return typing.get_type_hints(holder, vars(sys.modules[owner.__module__]), include_extras=True)
 
 
 def sentence(where: str, fault: Any) -> str:

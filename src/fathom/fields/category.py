@@ -1,0 +1,219 @@
+"""Categories: words, booleans or small integers. As a target one column; as an input one or many.
+
+As an input, 0 stands for what was missing or never seen in training, so a new category has a defined place. As a target
+the codes run from 0 and an unknown class is a fault. Targets may also come as one-hot or soft rows (N, K).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+
+from fathom.core.contract import Columns, Field, Loss, hyperparameter
+from fathom.core.errors import DataError, RowFaults, nearest
+from fathom.core.registry import fields
+from fathom.core.tensors import Column, to_list
+from fathom.fields import losses
+from fathom.fields.metrics import classification
+
+
+@fields.register("category")
+class Category(Field):
+    """One of several classes; or, as an input, one or many columns of words."""
+
+    kind = "category"
+    losses: ClassVar[dict[str, Loss]] = {"cross_entropy": losses.cross_entropy, "focal": losses.focal}
+    one_hot: int = hyperparameter(32, help="columns of more categories than this are embedded instead of one-hot")
+    limit: int = hyperparameter(10_000, help="the most frequent categories that are kept of each input column")
+    positive: str | None = hyperparameter(None, help="the class that precision, recall and F1 speak of")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """One-hot and embedded widths together."""
+        return (sum(width(len(words) + 1, self.one_hot) for words in self.state["vocabularies"]),)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes of a target, in the order of the outputs."""
+        return list(self.state["classes"])
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """One logit a class."""
+        return (len(self.state["classes"]),)
+
+    def fit(self, chunks: Iterable[Columns]) -> None:
+        """The words of each column, sorted; numbers in their own order."""
+        counts: list[Counter[str]] = [Counter() for _ in self.columns]
+        soft_width = 0
+        for chunk in chunks:
+            for name, counter in zip(self.columns, counts, strict=True):
+                column = chunk[name]
+                if isinstance(column, np.ndarray):
+                    soft_width = column.shape[1]
+                else:
+                    counter.update(_count(column))
+        words = [[word for word, _ in counter.most_common(self.limit)] for counter in counts]
+        self.state = {"vocabularies": [sorted(column, key=_natural) for column in words]}
+        self.state["classes"] = [str(i) for i in range(soft_width)] or self.state["vocabularies"][0]
+        self.state["soft"] = bool(soft_width)
+
+    def encode(self, columns: Columns, target: bool = False) -> Tensor:
+        """Target: (N,) int64 class, or (N, K) float32 soft rows. Input: (N, columns) int32, 0 for unknown."""
+        return self._classes(columns[self.columns[0]]) if target else self._codes(columns)
+
+    def _codes(self, columns: Columns) -> Tensor:
+        parts = [
+            _lookup(columns[name], words) + 1
+            for name, words in zip(self.columns, self.state["vocabularies"], strict=True)
+        ]
+        return torch.from_numpy(np.column_stack(parts).astype(np.int32))
+
+    def _classes(self, column: Column) -> Tensor:
+        if isinstance(column, np.ndarray):
+            return self._soft(column)
+        if len(self.state["classes"]) < 2:
+            raise DataError(
+                f"'{self.columns[0]}' has one class only in the training rows: {self.state['classes'] or 'none'}. "
+                "There is nothing to tell apart; choose another --target, or give rows of a second class."
+            )
+        codes = _lookup(column, self.classes).astype(np.int64)
+        unseen = np.flatnonzero(codes < 0)
+        if len(unseen):
+            faults = {}
+            for row in unseen.tolist():
+                word = text(column[row].as_py())
+                faults[row] = (
+                    f"'{self.columns[0]}' is missing"
+                    if word is None
+                    else f"'{self.columns[0]}' is '{word}', a class that no training row has (nearest: {nearest(word, self.classes)})"
+                )
+            raise RowFaults(faults, torch.from_numpy(np.maximum(codes, 0)))
+        return torch.from_numpy(codes)
+
+    def _soft(self, rows: np.ndarray) -> Tensor:
+        """One-hot rows become classes; soft rows stay as they are."""
+        values = torch.from_numpy(rows.astype(np.float32))
+        one_hot = bool(((values == 0) | (values == 1)).all()) and bool((values.sum(1) == 1).all())
+        return values.argmax(1) if one_hot else values
+
+    def layer(self) -> nn.Module:
+        """One-hot for few categories, a learned table for many."""
+        return Embed([len(words) + 1 for words in self.state["vocabularies"]], self.one_hot)
+
+    def decode(self, output: Tensor) -> list[Any]:
+        """The likeliest class, its probability, and the probability of each."""
+        shares = output.float().softmax(1)  # (N, K)
+        best = shares.argmax(1).tolist()
+        return [
+            {
+                "answer": self.classes[top],
+                "confidence": round(row[top], 6),
+                "probabilities": dict(zip(self.classes, (round(p, 6) for p in row), strict=True)),
+            }
+            for top, row in zip(best, shares.tolist(), strict=True)
+        ]
+
+    def metrics(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
+        """Counting, ranking and probability metrics; of the positive class where one is named."""
+        return classification(output.float().softmax(1), target, weight, self.positive_index())
+
+    def positive_index(self) -> int | None:
+        """Which class is the positive one; None where none was named.
+
+        Raises:
+            DataError: the named class is not there.
+        """
+        if self.positive is None:
+            return None
+        if self.positive not in self.classes:
+            raise DataError(
+                f"data.category.positive = '{self.positive}' is not a class of '{self.columns[0]}'; nearest: "
+                f"{nearest(self.positive, self.classes)}. Classes: {', '.join(self.classes[:10])}."
+            )
+        return self.classes.index(self.positive)
+
+    def describe(self) -> str:
+        """Classes of a target, or columns of an input."""
+        if len(self.columns) == 1:
+            classes = self.state.get("classes", [])
+            return f"{len(classes)} classes: {', '.join(classes[:8])}" + (" ..." if len(classes) > 8 else "")
+        return f"{len(self.columns)} categorical: {', '.join(self.columns[:8])}" + (" ..." if len(self.columns) > 8 else "")
+
+
+def text(value: Any) -> str | None:
+    """The word for a raw value: whole floats lose their point, so that 3 and 3.0 are one class."""
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _natural(word: str) -> tuple[int, float, str]:
+    """Numbers by size before words by letter."""
+    try:
+        return 0, float(word), word
+    except ValueError:
+        return 1, 0.0, word
+
+
+def _count(column: pa.ChunkedArray) -> dict[str, int]:
+    counted = pc.value_counts(column.combine_chunks()) if column.num_chunks else pa.array([])
+    found: Counter[str] = Counter()
+    for entry in counted:
+        word = text(entry["values"].as_py())
+        if word is not None:
+            found[word] += entry["counts"].as_py()
+    return found
+
+
+def _lookup(column: Column, words: list[str]) -> np.ndarray:
+    """(N,) place of each value in `words`, -1 where it is missing or unknown."""
+    place = {word: i for i, word in enumerate(words)}
+    if isinstance(column, np.ndarray):
+        return np.array([place.get(text(value) or "", -1) for value in to_list(column)], np.int64)
+    parts = []
+    for chunk in column.chunks:
+        coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+        known = [place.get(text(value) or "", -1) for value in coded.dictionary.to_pylist()]
+        table = np.array([*known, -1], np.int64)
+        parts.append(table[pc.fill_null(coded.indices, len(known)).to_numpy(zero_copy_only=False)])
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+
+
+def width(categories: int, one_hot: int) -> int:
+    """Features of a column: one a category, or the size of its embedding (fastai's rule of thumb)."""
+    return categories if categories <= one_hot else min(64, round(1.6 * categories**0.56))
+
+
+class Embed(nn.Module):
+    """(B, columns) int codes -> (B, features): one-hot side by side, then embeddings."""
+
+    def __init__(self, sizes: list[int], one_hot: int) -> None:
+        super().__init__()
+        small = [i for i, size in enumerate(sizes) if size <= one_hot]
+        large = [i for i, size in enumerate(sizes) if size > one_hot]
+        offsets = np.concatenate([[0], np.cumsum([sizes[i] for i in small])]).astype(np.int64)
+        self.total = int(offsets[-1])
+        self.large = large
+        self.register_buffer("small", torch.tensor(small, dtype=torch.int64), persistent=False)
+        self.register_buffer("offsets", torch.from_numpy(offsets[:-1]), persistent=False)
+        self.tables = nn.ModuleList([nn.Embedding(sizes[i], width(sizes[i], one_hot)) for i in large])
+
+    small: Tensor
+    offsets: Tensor
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """(B, columns) -> (B, features)."""
+        places = codes.index_select(1, self.small).long() + self.offsets  # (B, small)
+        hot = torch.zeros(len(codes), self.total, device=codes.device).scatter_(1, places, 1.0)
+        embedded = [table(codes[:, i].long()) for i, table in zip(self.large, self.tables, strict=True)]
+        return torch.cat([hot, *embedded], 1)

@@ -1,0 +1,137 @@
+"""Convolutional network: filters, max pooling, dense layers (LeCun et al. 1989).
+
+The three networks of the overviews are this one:
+    digits          channels=[32]      dense=[64]                   347,146 parameters at 28 x 28
+    digits, deeper  channels=[32, 64]  dense=[128]  pool="last"   1,199,882
+    CIFAR-10        channels=[32, 64]  dense=[64]                   167,562 at 32 x 32
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from fathom.core.contract import Schema, hyperparameter
+from fathom.core.errors import FathomError
+from fathom.core.registry import network
+from fathom.networks.parts import (
+    ACTIVATIONS,
+    RISING,
+    ActivationName,
+    FlattenPixels,
+    InitializerName,
+    NormalizationName,
+    image_shape,
+    initialize,
+    normalization,
+    output_size,
+)
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def convolution(
+    inputs: int, outputs: int, kernel: int, padding: int, activation: str, norm: str, pool: bool
+) -> list[nn.Module]:
+    """One block: filters, normalization, and activation and pooling in the cheaper order."""
+    layers: list[nn.Module] = [nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=norm == "none")]
+    if norm != "none":
+        layers.append(normalization(norm, outputs, 2))
+    ending = [ACTIVATIONS[activation]()]
+    if pool:
+        ending.insert(0 if activation in RISING else 1, nn.MaxPool2d(2))
+    return layers + ending
+
+
+class CNN(nn.Module):
+    """(B, C, H, W) -> (B, outputs)."""
+
+    def __init__(self, features: nn.Sequential, dense: list[nn.Module], width: int, outputs: int) -> None:
+        super().__init__()
+        self.features = features
+        self.dense = nn.Sequential(FlattenPixels(), *dense)
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, outputs)."""
+        return self.head(self.dense(self.features(images)))
+
+
+def _suits(schema: Schema, rows: int) -> float:
+    shape = image_shape(schema)
+    if shape is None:
+        return 0.0
+    return 0.95 if max(shape[1:]) <= 12 else 0.7
+
+
+def _training(schema: Schema, rows: int) -> dict[str, object]:
+    shape = image_shape(schema) or (1, 28, 28)
+    if max(shape[1:]) <= 12:  # 8 x 8 digits: as wide as before, nothing thrown away at the edges
+        return {
+            "network.channels": [32, 64], "network.padding": "same", "network.dense": [128], "network.dropout": 0.25,
+            "training.learning_rate": 4e-3, "training.epochs": 40, "augment.shift": 1,
+        }  # fmt: skip
+    return {"training.learning_rate": 2e-3, "training.epochs": 10, "network.dropout": 0.25}
+
+
+@network(
+    "cnn",
+    reason="finds the same small pattern anywhere in a picture",
+    pros="small, quick on a CPU, easy to look into",
+    cons="a residual network is better on photos and deep stacks",
+    paper="LeCun et al. 1989, Backpropagation applied to handwritten zip code recognition",
+    year=1989,
+    suits=_suits,
+    training=_training,
+)
+def cnn(
+    schema: Schema,
+    role: str,
+    *,
+    channels: tuple[PositiveInt, ...] = hyperparameter((32, 64), search=[(32,), (32, 64), (32, 64, 128)], help="filters of each block"),
+    dense: tuple[PositiveInt, ...] = hyperparameter((64,), search=[(64,), (128,)], help="units of each dense layer"),
+    kernel: PositiveInt = hyperparameter(3, search=[3, 5], help="side of a filter in pixels"),
+    padding: Literal["valid", "same"] = hyperparameter("valid", help="whether filters reach over the edge"),
+    pool: Literal["each", "last", "none"] = hyperparameter("each", help="2 x 2 max pooling after each block, the last, or none"),
+    activation: ActivationName = hyperparameter("relu", search=["relu", "gelu", "silu"], help="after each layer"),
+    normalization: NormalizationName = hyperparameter("none", search=["none", "batch"], help="after each filter"),
+    dropout: Share = hyperparameter(0.0, search=(0.0, 0.6), help="before the head, share of units silenced in training"),
+    initializer: InitializerName = hyperparameter("default", help="of weights"),
+) -> nn.Module:
+    """Blocks of filters and pooling, then dense layers."""
+    shape = image_shape(schema)
+    if shape is None:
+        raise FathomError(f"The network 'cnn' takes one picture; the inputs are {', '.join(schema.inputs)}. Use mlp or composite.")
+    layers: list[nn.Module] = []
+    width = shape[0]
+    for i, filters in enumerate(channels):
+        pooled = pool == "each" or (pool == "last" and i == len(channels) - 1)
+        layers += convolution(width, filters, kernel, kernel // 2 if padding == "same" else 0, activation, normalization, pooled)
+        width = filters
+    features = nn.Sequential(*layers)
+    size = _flat_size(features, shape, channels)
+    hidden: list[nn.Module] = []
+    for units in dense:
+        hidden += [nn.Linear(size, units), ACTIVATIONS[activation]()]
+        size = units
+    if dropout:
+        hidden.append(nn.Dropout(dropout))
+    return initialize(CNN(features, hidden, size, output_size(schema)), initializer)
+
+
+def _flat_size(features: nn.Module, shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
+    try:
+        with torch.no_grad():
+            size = features.eval()(torch.zeros(1, *shape)).numel()
+    except RuntimeError:
+        size = 0
+    features.train()
+    if size == 0:
+        raise FathomError(
+            f"Pictures of {shape[1]} x {shape[2]} are too small for {len(channels)} blocks: nothing is left to pool. "
+            "Use fewer network.channels, network.padding=same, or a larger data.image.size."
+        )
+    return size

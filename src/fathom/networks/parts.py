@@ -1,0 +1,89 @@
+"""Parts that networks share: activations, normalization and initializers by name, flattening, output sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fathom.core.contract import Schema
+
+ActivationName = Literal["relu", "leaky_relu", "sigmoid", "tanh", "softmax", "linear", "gelu", "silu"]
+NormalizationName = Literal["none", "batch", "layer", "group"]
+InitializerName = Literal["default", "kaiming", "xavier", "orthogonal", "normal"]
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: nn.ReLU(inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.01),
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "softmax": lambda: nn.Softmax(1),
+    "linear": nn.Identity,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+# Maximum commutes with a function that never falls, so these may follow a max pool, on a quarter of the values.
+RISING = ("relu", "leaky_relu", "sigmoid", "tanh", "linear")
+
+INITIALIZERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "default": lambda weight: weight,
+    "kaiming": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
+    "xavier": nn.init.xavier_uniform_,
+    "orthogonal": nn.init.orthogonal_,
+    "normal": lambda weight: nn.init.normal_(weight, std=0.02),
+}
+
+
+def normalization(name: str, channels: int, dimensions: int) -> nn.Module:
+    """A normalization layer for (B, channels) or, with `dimensions` 2, (B, channels, H, W)."""
+    if name == "none":
+        return nn.Identity()
+    if name == "batch":
+        return nn.BatchNorm2d(channels) if dimensions == 2 else nn.BatchNorm1d(channels)
+    if name == "group":
+        return nn.GroupNorm(max(g for g in (8, 4, 2, 1) if channels % g == 0), channels)
+    return nn.GroupNorm(1, channels) if dimensions == 2 else nn.LayerNorm(channels)
+
+
+@torch.no_grad()
+def initialize(module: nn.Module, name: str) -> nn.Module:
+    """Set the weights of every matrix and filter by an initializer's name; biases become zero."""
+    if name != "default":
+        for layer in module.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                INITIALIZERS[name](layer.weight)
+                if layer.bias is not None:
+                    layer.bias.zero_()
+    return module
+
+
+class FlattenPixels(nn.Module):
+    """(B, C, H, W) -> (B, H * W * C), channels innermost: a view of channels-last memory, where nothing is copied."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Flatten."""
+        return images.permute(0, 2, 3, 1).flatten(1)
+
+
+def output_size(schema: Schema) -> int:
+    """Numbers a network returns for one row: the outputs of all targets side by side."""
+    return sum(int(np.prod(target.outputs)) for target in schema.targets.values())
+
+
+def flat_size(schema: Schema) -> int:
+    """Numbers of one row of all inputs, flattened."""
+    return sum(int(np.prod(item.shape)) for item in schema.inputs.values())
+
+
+def image_shape(schema: Schema) -> tuple[int, ...] | None:
+    """(C, H, W) where the only input is a picture."""
+    shapes = [tuple(item.shape) for item in schema.inputs.values()]
+    return shapes[0] if len(shapes) == 1 and len(shapes[0]) == 3 else None
+
+
+def kinds(schema: Schema) -> set[str]:
+    """The kinds of the inputs."""
+    return {item.kind for item in schema.inputs.values()}
