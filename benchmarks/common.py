@@ -27,8 +27,10 @@ from pathlib import Path
 import numpy
 
 IMPORTED_AT = time.time()
-LEARNING_RATE = 1e-3
-EPSILON = 1e-16  # of Adam; PyTorch and Keras add it at different places, so it is too small to be seen
+# Adam's constants, as float32 has them: some tools keep them in single and some in double precision. PyTorch and Keras
+# add epsilon at different places, so it is too small to be seen.
+LEARNING_RATE, *BETAS = (float(numpy.float32(value)) for value in (1e-3, 0.9, 0.999))
+EPSILON = 1e-16
 CURVE_STEPS = 100
 EPOCHS = 20  # how many epochs of batch order are written
 SEED = 0
@@ -48,7 +50,6 @@ class Work:
     batch: int
     layers: tuple[tuple, ...]  # as an `nn.Sequential` would list them
     parameters: int
-    curve_dtype: str = "float32"  # float64 where rounding alone moves the first losses by more than the tolerance
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -105,7 +106,6 @@ WORKS = {
                 ("flatten",), ("dense", 2304, 64), ("relu",), ("dense", 64, 10),
             ),
             parameters=167_562,
-            curve_dtype="float64",
         ),
     )
 }  # fmt: skip
@@ -226,7 +226,8 @@ class Measurement:
         parser.add_argument("--threads", type=int, default=1)
         parser.add_argument("--data", type=Path, required=True, help="folder written by `common.py`")
         parser.add_argument("--json", type=Path, help="file to write the result to")
-        parser.add_argument("--curve", action="store_true", help=f"record the first {CURVE_STEPS} losses (not timed)")
+        parser.add_argument("--curve", action="store_true", help=f"record the first {CURVE_STEPS} losses, untimed")
+        parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
         options = parser.parse_args()
         if not 1 <= options.epochs <= EPOCHS:
             parser.error(f"--epochs {options.epochs} is not possible: the batch order is written for 1 to {EPOCHS} epochs.")
@@ -242,13 +243,13 @@ class Measurement:
             "work": self.work.name,
             "rows": options.rows,
             "threads": options.threads,
+            "dtype": options.dtype,
             "versions": {name: version(name) for name in distributions},
             "import_seconds": now - float(os.environ.get("BENCHMARK_STARTED", IMPORTED_AT)),
             "steps": options.epochs * self.work.steps(options.rows),
         }
         self._clock = time.perf_counter()
-        dtype = self.work.curve_dtype if self.curve else "float32"
-        self.data = Prepared(options.data, self.work, options.rows, options.epochs, dtype)
+        self.data = Prepared(options.data, self.work, options.rows, options.epochs, options.dtype)
 
     def prepared(self) -> None:
         """Data, network and trainer are ready."""

@@ -62,7 +62,8 @@ class Adversarial(Algorithm):
         self.optimizers["generator"].minimize(fooled)
         return {"loss": loss.detach(), "fooled": fooled.detach()}
 
-    def predictor(self) -> Predictor:
+    @classmethod
+    def deploy(cls, schema: Schema, models: Any) -> Predictor:
         raise NotImplementedError
 
 
@@ -122,7 +123,8 @@ class Acting(Algorithm):
         self.optimizers["model"].minimize(loss)
         return {"loss": loss.detach()}
 
-    def predictor(self) -> Predictor:
+    @classmethod
+    def deploy(cls, schema: Schema, models: Any) -> Predictor:
         raise NotImplementedError
 
 

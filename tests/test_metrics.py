@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, with ties, weights and resamples, and at the places where a figure is not defined."""
+"""Metrics against scikit-learn, with ties, weights and resamples, and where a figure is not defined."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ from fathom.fields.metrics import (
 
 
 def problem(seed: int, rows: int, classes: int, levels: int, weights: str = "counts"):
-    """Probabilities with many ties where `levels` is small, targets that hold every class, and row weights."""
+    """Probabilities (many ties where `levels` is small), targets that hold every class, and row weights."""
     generator = np.random.default_rng(seed)
     raw = generator.integers(1, levels + 1, (rows, classes)).astype(np.float64)
     probability = torch.from_numpy(raw / raw.sum(1, keepdims=True))
-    target = torch.from_numpy(np.concatenate([np.arange(classes), generator.integers(0, classes, rows - classes)]))
-    weight = torch.from_numpy(generator.integers(1, 4, rows) if weights == "counts" else generator.random(rows) + 0.1)
+    target = torch.from_numpy(
+        np.concatenate([np.arange(classes), generator.integers(0, classes, rows - classes)])
+    )
+    weight = torch.from_numpy(
+        generator.integers(1, 4, rows) if weights == "counts" else generator.random(rows) + 0.1
+    )
     return probability, target, weight.float()
 
 
@@ -96,7 +100,10 @@ def test_every_resample_is_that_of_its_own_weights(seed, classes):
 def test_a_count_is_a_repeated_row():
     probability, target, weight = problem(3, 40, 3, 4)
     repeated = torch.arange(40).repeat_interleave(weight.long())
-    counted, copied = classification(probability, target, weight), classification(probability[repeated], target[repeated])
+    counted, copied = (
+        classification(probability, target, weight),
+        classification(probability[repeated], target[repeated]),
+    )
     for name in counted:
         assert float(counted[name]) == pytest.approx(float(copied[name]), abs=1e-12)
 
@@ -107,7 +114,11 @@ def test_calibration_error_by_hand():
     # confidences 0.9 (one of two right), 0.6 (right), 0.8 (right): 2/4*0.4 + 1/4*0.4 + 1/4*0.2
     assert float(classification(probability, target)["ece"]) == pytest.approx(0.35)
     bins = reliability(probability, target, bins=10)
-    assert [(b["low"], b["rows"], b["accuracy"]) for b in bins] == [(0.5, 1, 1.0), (0.7, 1, 1.0), (0.8, 2, 0.5)]
+    assert [(b["low"], b["rows"], b["accuracy"]) for b in bins] == [
+        (0.5, 1, 1.0),
+        (0.7, 1, 1.0),
+        (0.8, 2, 0.5),
+    ]
     assert bins[2]["confidence"] == pytest.approx(0.9)
 
 
@@ -125,10 +136,16 @@ def test_the_positive_class_can_be_named():
     probability, target, weight = problem(5, 50, 3, 5)
     mine = classification(probability, target, weight, positive=2)
     answer = probability.argmax(1).numpy()
-    assert float(mine["recall"]) == pytest.approx(sk.recall_score(target == 2, answer == 2, sample_weight=weight))
-    assert float(mine["auroc"]) == pytest.approx(sk.roc_auc_score(target == 2, probability[:, 2], sample_weight=weight))
+    assert float(mine["recall"]) == pytest.approx(
+        sk.recall_score(target == 2, answer == 2, sample_weight=weight)
+    )
+    assert float(mine["auroc"]) == pytest.approx(
+        sk.roc_auc_score(target == 2, probability[:, 2], sample_weight=weight)
+    )
     first = classification(probability[:, :2], target % 2, positive=0)
-    assert float(first["auprc"]) == pytest.approx(sk.average_precision_score(target % 2 == 0, probability[:, 0]))
+    assert float(first["auprc"]) == pytest.approx(
+        sk.average_precision_score(target % 2 == 0, probability[:, 0])
+    )
 
 
 def test_an_absent_class_is_left_out_of_the_macro_mean():
@@ -137,18 +154,37 @@ def test_an_absent_class_is_left_out_of_the_macro_mean():
     mine = classification(probability[kept], target[kept])
     p, t = probability[kept].numpy(), target[kept].numpy()
     answer = p.argmax(1)
-    assert float(mine["recall"]) == pytest.approx(np.mean([sk.recall_score(t == k, answer == k) for k in range(3)]))
-    assert float(mine["auroc"]) == pytest.approx(np.mean([sk.roc_auc_score(t == k, p[:, k]) for k in range(3)]))
+    assert float(mine["recall"]) == pytest.approx(
+        np.mean([sk.recall_score(t == k, answer == k) for k in range(3)])
+    )
+    assert float(mine["auroc"]) == pytest.approx(
+        np.mean([sk.roc_auc_score(t == k, p[:, k]) for k in range(3)])
+    )
     assert all(math.isfinite(value) for value in mine.values())
 
 
 def test_what_is_wholly_undefined_is_nan_and_the_rest_is_not():
     probability = torch.tensor([[0.7, 0.3], [0.4, 0.6]])
     mine = classification(probability, torch.tensor([0, 0]))
-    assert {name for name, value in mine.items() if math.isnan(value)} == {"auroc", "auprc", "precision", "recall", "f1", "specificity"}
+    assert {name for name, value in mine.items() if math.isnan(value)} == {
+        "auroc",
+        "auprc",
+        "precision",
+        "recall",
+        "f1",
+        "specificity",
+    }
     assert float(mine["accuracy"]) == 0.5
     lines = per_class(probability, torch.tensor([0, 0]), ["no", "yes"])
-    assert lines[1] == {"name": "yes", "rows": 0, "precision": None, "recall": None, "specificity": None, "f1": None, "auroc": None}
+    assert lines[1] == {
+        "name": "yes",
+        "rows": 0,
+        "precision": None,
+        "recall": None,
+        "specificity": None,
+        "f1": None,
+        "auroc": None,
+    }
     assert lines[0]["recall"] == 0.5
     assert lines[0]["auroc"] is None
 
@@ -174,7 +210,9 @@ def test_per_class_and_confusion_against_scikit_learn():
     probability, target, _ = problem(7, 80, 3, 6)
     answer = probability.argmax(1).numpy()
     assert confusion(probability, target).tolist() == sk.confusion_matrix(target, answer).tolist()
-    named = sk.classification_report(target, answer, target_names=["a", "b", "c"], output_dict=True, zero_division=0)
+    named = sk.classification_report(
+        target, answer, target_names=["a", "b", "c"], output_dict=True, zero_division=0
+    )
     for k, line in enumerate(per_class(probability, target, ["a", "b", "c"])):
         assert line["precision"] == pytest.approx(named[line["name"]]["precision"])
         assert line["recall"] == pytest.approx(named[line["name"]]["recall"])
@@ -191,7 +229,9 @@ def test_regression_is_that_of_scikit_learn(seed, rows, offset):
     answer = target + generator.normal(0, 1, rows)
     mine = regression(torch.from_numpy(answer), torch.from_numpy(target), torch.from_numpy(weight))
     assert float(mine["mse"]) == pytest.approx(sk.mean_squared_error(target, answer, sample_weight=weight))
-    assert float(mine["rmse"]) == pytest.approx(sk.root_mean_squared_error(target, answer, sample_weight=weight))
+    assert float(mine["rmse"]) == pytest.approx(
+        sk.root_mean_squared_error(target, answer, sample_weight=weight)
+    )
     assert float(mine["mae"]) == pytest.approx(sk.mean_absolute_error(target, answer, sample_weight=weight))
     assert float(mine["r2"]) == pytest.approx(sk.r2_score(target, answer, sample_weight=weight), rel=1e-6)
 
@@ -213,13 +253,18 @@ def test_multilabel_is_that_of_scikit_learn(seed, rows, labels):
     mine = multilabel(torch.from_numpy(p), torch.from_numpy(t).float(), torch.from_numpy(w))
     answer = (p >= 0.5).astype(int)
     columns = range(labels)
-    average = {name: np.mean([score(t[:, k], p[:, k], sample_weight=w) for k in columns])
-               for name, score in {"auroc": sk.roc_auc_score, "auprc": sk.average_precision_score}.items()}  # fmt: skip
+    areas = {"auroc": sk.roc_auc_score, "auprc": sk.average_precision_score}
+    average = {
+        name: np.mean([area(t[:, k], p[:, k], sample_weight=w) for k in columns])
+        for name, area in areas.items()
+    }
     expected = {
         **average,
         "accuracy": np.mean([sk.accuracy_score(t[:, k], answer[:, k], sample_weight=w) for k in columns]),
         "exact_match": np.average((t == answer).all(1), weights=w),
-        "f1": np.mean([sk.f1_score(t[:, k], answer[:, k], sample_weight=w, zero_division=0) for k in columns]),
+        "f1": np.mean(
+            [sk.f1_score(t[:, k], answer[:, k], sample_weight=w, zero_division=0) for k in columns]
+        ),
         "log_loss": np.mean([sk.log_loss(t[:, k], p[:, k], sample_weight=w, labels=[0, 1]) for k in columns]),
     }
     for name, value in expected.items():
@@ -228,7 +273,10 @@ def test_multilabel_is_that_of_scikit_learn(seed, rows, labels):
 
 
 def test_labels_one_by_one():
-    probability, positive = torch.tensor([[0.9, 0.2], [0.4, 0.6]]), torch.tensor([[True, False], [True, True]])
+    probability, positive = (
+        torch.tensor([[0.9, 0.2], [0.4, 0.6]]),
+        torch.tensor([[True, False], [True, True]]),
+    )
     first, second = per_label(probability, positive, probability >= 0.5, ["red", "round"])
     assert (first["rows"], first["recall"], first["specificity"], first["auroc"]) == (2, 0.5, None, None)
     assert (second["rows"], second["precision"], second["auroc"]) == (1, 1.0, 1.0)
@@ -244,11 +292,18 @@ def test_many_classes_rank_fewer_resamples_and_say_so():
     assert result["accuracy"].isfinite().all()
 
 
-def test_a_thousand_resamples_of_ten_thousand_rows_are_quick():
+def test_resamples_cost_a_small_part_of_what_scikit_learn_takes():
     generator = torch.Generator().manual_seed(0)
     probability = torch.rand(10_000, 10, generator=generator).softmax(1)
     target = torch.randint(10, (10_000,), generator=generator)
-    weight = torch.ones(1000, 10_000)
+    weight = torch.ones(100, 10_000)
     start = time.perf_counter()
     classification(probability, target, weight)
-    assert time.perf_counter() - start < 10  # about 1 s on two quiet cores
+    mine = time.perf_counter() - start
+    start = time.perf_counter()
+    for _ in range(10):
+        sk.roc_auc_score(target, probability, multi_class="ovr")
+        sk.average_precision_score(target, probability)
+    assert mine < 5 * (
+        time.perf_counter() - start
+    )  # 100 resamples in less than 50 of scikit-learn's two figures

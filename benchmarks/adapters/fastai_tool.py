@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
-from common import EPSILON, LEARNING_RATE, Measurement
+from common import BETAS, EPSILON, LEARNING_RATE, Measurement
 from fastai.callback.core import Callback, CancelValidException
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from fastai.optimizer import Adam
 from torch import nn
-from torch_parts import network, test_answers, training_loader
+from torch_parts import network, set_up, test_answers, training_loader
 
 
 class Clock(Callback):
@@ -36,14 +35,14 @@ class Clock(Callback):
 
 def main() -> None:
     measurement = Measurement("fastai", ("fastai", "torch"))
-    torch.set_num_threads(measurement.threads)
+    set_up(measurement)
     loader = training_loader(measurement.data)
     model = network(measurement.data)
     learner = Learner(
         DataLoaders(loader, loader),
         model,
         loss_func=nn.CrossEntropyLoss(),
-        opt_func=partial(Adam, mom=0.9, sqr_mom=0.999, eps=EPSILON, wd=0.0),
+        opt_func=partial(Adam, mom=BETAS[0], sqr_mom=BETAS[1], eps=EPSILON, wd=0.0),
         cbs=[Clock(measurement)],
     )
     measurement.prepared()

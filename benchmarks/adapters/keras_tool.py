@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import keras
 import numpy
-from common import EPSILON, LEARNING_RATE, Measurement, Prepared, Work
+from common import BETAS, EPSILON, LEARNING_RATE, Measurement, Prepared, Work
 
 DISTRIBUTIONS = {"tensorflow": ("keras", "tensorflow-cpu"), "torch": ("keras", "torch")}
 LAYOUT_CHUNK = 4096  # rows
@@ -110,7 +110,7 @@ def main() -> None:
     model = network(measurement.work, images.shape[1:])
     set_weights(model, data.weights)
     model.compile(
-        keras.optimizers.Adam(LEARNING_RATE, epsilon=EPSILON),
+        keras.optimizers.Adam(LEARNING_RATE, *BETAS, EPSILON),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     callbacks = [Clock(measurement), *([Curve(measurement)] if measurement.curve else [])]

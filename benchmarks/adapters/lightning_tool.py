@@ -7,9 +7,9 @@ import warnings
 
 import pytorch_lightning
 import torch
-from common import EPSILON, LEARNING_RATE, Measurement
+from common import BETAS, EPSILON, LEARNING_RATE, Measurement
 from torch import nn
-from torch_parts import network, test_answers, training_loader
+from torch_parts import network, set_up, test_answers, training_loader
 
 
 class Classifier(pytorch_lightning.LightningModule):
@@ -27,7 +27,7 @@ class Classifier(pytorch_lightning.LightningModule):
         return loss
 
     def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters(), lr=LEARNING_RATE, eps=EPSILON)
+        return torch.optim.Adam(self.parameters(), lr=LEARNING_RATE, betas=BETAS, eps=EPSILON)
 
 
 class Clock(pytorch_lightning.Callback):
@@ -49,7 +49,7 @@ class Clock(pytorch_lightning.Callback):
 
 def main() -> None:
     measurement = Measurement("lightning", ("pytorch-lightning", "torch"))
-    torch.set_num_threads(measurement.threads)
+    set_up(measurement)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     loader = training_loader(measurement.data)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy
 import torch
-from common import EPSILON, LEARNING_RATE, Measurement
+from common import BETAS, EPSILON, LEARNING_RATE, Measurement
 from skorch import NeuralNetClassifier
 from skorch.callbacks import Callback
 from torch import nn
-from torch_parts import FixedOrder, network, test_answers
+from torch_parts import FixedOrder, network, set_up, test_answers
 
 
 class Clock(Callback):
@@ -30,7 +30,7 @@ class Clock(Callback):
 
 def main() -> None:
     measurement = Measurement("skorch", ("skorch", "torch"))
-    torch.set_num_threads(measurement.threads)
+    set_up(measurement)
     data = measurement.data
     images, labels = data.scaled(data.images, channels_first=True), numpy.array(data.labels)
     net = NeuralNetClassifier(
@@ -38,6 +38,7 @@ def main() -> None:
         criterion=nn.CrossEntropyLoss,
         optimizer=torch.optim.Adam,
         lr=LEARNING_RATE,
+        optimizer__betas=BETAS,
         optimizer__eps=EPSILON,
         batch_size=measurement.work.batch,
         max_epochs=measurement.epochs,

@@ -6,9 +6,15 @@ from collections.abc import Iterator
 
 import numpy
 import torch
-from common import Prepared
+from common import Measurement, Prepared
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+
+def set_up(measurement: Measurement) -> None:
+    """Give PyTorch its threads and its type of numbers."""
+    torch.set_num_threads(measurement.threads)
+    torch.set_default_dtype(getattr(torch, measurement.data.dtype))
 
 
 def network(data: Prepared) -> nn.Sequential:
@@ -18,7 +24,7 @@ def network(data: Prepared) -> nn.Sequential:
     }  # fmt: skip
     module = nn.Sequential(*(makers[kind](*sizes) for kind, *sizes in data.work.layers))
     module.load_state_dict({name: torch.from_numpy(weight) for name, weight in data.weights.items()})
-    return module.to(getattr(torch, data.dtype))
+    return module
 
 
 def training_tensors(data: Prepared) -> tuple[Tensor, Tensor]:

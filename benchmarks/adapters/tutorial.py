@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import torch
-from common import EPSILON, LEARNING_RATE, Measurement
+from common import BETAS, EPSILON, LEARNING_RATE, Measurement
 from torch import nn
-from torch_parts import network, test_answers, training_loader
+from torch_parts import network, set_up, test_answers, training_loader
 
 
 def main() -> None:
     measurement = Measurement("tutorial", ("torch",))
-    torch.set_num_threads(measurement.threads)
+    set_up(measurement)
     loader = training_loader(measurement.data)
     model = network(measurement.data)
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, eps=EPSILON)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, betas=BETAS, eps=EPSILON)
     measurement.prepared()
 
     for _ in range(measurement.epochs):

@@ -6,14 +6,14 @@ so that a loss of 1.0 means "as bad as always answering the mean", and fair besi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fathom.core.contract import WEIGHT, Algorithm, Batch, Field, Loss, Predictor, hyperparameter
+from fathom.core.contract import WEIGHT, Algorithm, Batch, Field, Loss, Model, Predictor, Schema, hyperparameter
 from fathom.core.errors import FathomError, unknown
 from fathom.core.optimize import Optimizer
 from fathom.core.registry import algorithm
@@ -87,15 +87,16 @@ class Supervised(Algorithm):
         assert total is not None, "a schema without targets"
         return total
 
-    def predictor(self) -> Predictor:
+    @classmethod
+    def deploy(cls, schema: Schema, models: Mapping[str, Model]) -> Predictor:
         """The network in evaluation mode."""
-        model = self.model
+        model = models["model"]
 
         def forward(batch: Batch) -> Batch:
             model.eval()
             return dict(model(batch))
 
-        return Predictor(self.schema, {"preprocess": model.preprocess, "network": model.module}, forward)
+        return Predictor(schema, {"preprocess": model.preprocess, "network": model.module}, forward)
 
 
 def smooth(truth: Tensor, classes: int, share: float) -> Tensor:

@@ -13,13 +13,14 @@ escaped by the template, a name is data and never markup, and the page forbids s
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cmp_to_key
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 LIMIT = 1_000_000  # bytes of a report
-PICTURES = (600_000, 150_000, 0)  # bytes of pictures, tried in turn until the page is under the limit
+# (bytes of pictures, targets shown), tried in turn until the page is under the limit; the page says what it leaves out.
+BUDGETS = ((600_000, 12), (150_000, 12), (0, 3), (0, 1))
+MODELS, METRICS = 12, 40
 MISTAKES, VALUES, CLASSES, MATRIX, PAIRS = 24, 8, 200, 20, 20
 FIELDS, LAYERS, POINTS, EPOCHS, NOTES, ENTRIES, RIVALS, TEXT = 40, 200, 2000, 400, 40, 80, 8, 60_000
 
@@ -54,8 +57,8 @@ def write_report(folder: RunFolder) -> Path:
     """
     evidence = read_evidence(folder)
     page = b""
-    for budget in PICTURES:
-        page = _template().render(view(evidence, budget)).encode()
+    for pictures, targets in BUDGETS:
+        page = _template().render(view(evidence, pictures, targets)).encode()
         if len(page) < LIMIT:
             break
     path = folder.file("report.html")
@@ -286,7 +289,8 @@ class Cell:
         text: the value as text.
         interval: the interval as text, or "".
         best: whether no other model is better.
-        point, left, width: where the value and its interval stand, in percent of the row's range.
+        point, left, width: where the value and its interval stand, in percent of the row's scale.
+        beyond: "left" or "right" where the value lies off the scale.
     """
 
     model: str
@@ -299,6 +303,7 @@ class Cell:
     point: float = 0.0
     left: float = 0.0
     width: float = 0.0
+    beyond: str = ""
 
 
 @dataclass(frozen=True)
@@ -310,12 +315,14 @@ class ResultRow:
         label: its name as people write it.
         primary: whether it is the figure that decides.
         cells: one a model.
+        axis: the scale that holds the network and the best baseline; a hopeless baseline must not flatten their difference.
     """
 
     metric: str
     label: str
     primary: bool
     cells: list[Cell]
+    axis: Axis
 
 
 def result_table(results: Table) -> list[ResultRow]:
@@ -328,9 +335,21 @@ def result_table(results: Table) -> list[ResultRow]:
         The rows; empty where nothing was tested.
     """
     test, primary = results.get("test", {}), primary_metric(results)
-    models = {"network": test, **results.get("baseline", {})}
+    models = {"network": test, **_ranked(results.get("baseline", {}), primary)}
     names = sorted(test, key=lambda name: name != primary)
-    return [ResultRow(name, metric_label(name), name == primary, _cells(name, models)) for name in names]
+    return [_result_row(name, models, name == primary) for name in names]
+
+
+def _ranked(models: Mapping[str, Table], metric: str) -> dict[str, Table]:
+    """The models, best first; those without a value of the metric last."""
+
+    def compare(one: str, other: str) -> int:
+        first, second = (estimate(models[name].get(metric))[0] for name in (one, other))
+        if first is None or second is None:
+            return (first is None) - (second is None)
+        return better(metric, second, first) - better(metric, first, second)
+
+    return {name: models[name] for name in sorted(models, key=cmp_to_key(compare))}
 
 
 def primary_metric(results: Table) -> str:
@@ -340,19 +359,35 @@ def primary_metric(results: Table) -> str:
     return str(named) if named in test else next(iter(test), "")
 
 
-def _cells(metric: str, models: Mapping[str, Table]) -> list[Cell]:
+def _result_row(metric: str, models: Mapping[str, Table], primary: bool) -> ResultRow:
     found = {model: estimate(values.get(metric)) for model, values in models.items()}
-    axis = Axis.around([number for triple in found.values() for number in triple if number is not None])
-    values = [triple[0] for triple in found.values() if triple[0] is not None]
+    axis = _scale(metric, found)
+    values = [value for value, _, _ in found.values() if value is not None]
     cells = []
     for model, (value, low, high) in found.items():
         best = len(values) > 1 and value is not None and not any(better(metric, other, value) for other in values)
-        place = (axis.at(value), axis.at(low), axis.at(high) - axis.at(low)) if None not in (value, low, high) else (0, 0, 0)
-        if value is not None and (low is None or high is None):
-            place = (axis.at(value), axis.at(value), 0)
         text, interval = metric_text(metric, value), interval_text(metric, low, high)
-        cells.append(Cell(model, value, low, high, text, interval, best, *(round(p, 2) for p in place)))
-    return cells
+        cells.append(Cell(model, value, low, high, text, interval, best, *_place(axis, value, low, high)))
+    return ResultRow(metric, metric_label(metric), primary, cells, axis)
+
+
+def _scale(metric: str, found: Mapping[str, tuple[float | None, float | None, float | None]]) -> Axis:
+    """A range around the network and the best of the others."""
+    mine, *others = found.values()
+    rival: tuple[float | None, ...] = ()
+    for other in others:
+        if other[0] is not None and (not rival or better(metric, other[0], rival[0] or 0.0)):
+            rival = other
+    return Axis.around([number for number in [*mine, *rival] if number is not None])
+
+
+def _place(axis: Axis, value: float | None, low: float | None, high: float | None) -> tuple[float, float, float, str]:
+    """Where a value and its interval stand on the scale, cut at its ends."""
+    if value is None:
+        return 0.0, 0.0, 0.0, ""
+    beyond = "left" if value < axis.low - 1e-12 else "right" if value > axis.high + 1e-12 else ""
+    point, left, right = (min(100.0, max(0.0, axis.at(end))) for end in (value, low if low is not None else value, high if high is not None else value))
+    return round(point, 2), round(left, 2), round(right - left, 2), beyond
 
 
 def estimate(value: Any) -> tuple[float | None, float | None, float | None]:
@@ -372,12 +407,8 @@ def is_better(results: Table) -> bool | None:
 
 def best_baseline(results: Table) -> str | None:
     """The baseline that did best on the primary metric."""
-    metric, best, name = primary_metric(results), math.nan, None
-    for model, values in results.get("baseline", {}).items():
-        value = estimate(values.get(metric))[0]
-        if value is not None and better(metric, value, best):
-            best, name = value, model
-    return name
+    metric, models = primary_metric(results), results.get("baseline", {})
+    return next((name for name in _ranked(models, metric) if estimate(models[name].get(metric))[0] is not None), None)
 
 
 # ── what to try next ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -771,6 +802,9 @@ def kept_epoch(results: Table) -> int | None:
     return int(found.group(1)) if found else None
 
 
+GAP = 0.6  # percent between bars
+
+
 def reliability_chart(target: Table) -> Chart | None:
     """Accuracy against confidence; a calibrated network lies on the diagonal."""
     bins = _bins(target)
@@ -778,7 +812,7 @@ def reliability_chart(target: Table) -> Chart | None:
         return None
     unit = Axis(0, 1, 0.25)
     bars = [
-        (round(100 * b["low"], 2), round(100 - 100 * b["accuracy"], 2), round(100 * (b["high"] - b["low"]), 2), round(100 * b["accuracy"], 2))
+        (round(100 * b["low"] + GAP / 2, 2), round(100 - 100 * b["accuracy"], 2), round(100 * (b["high"] - b["low"]) - GAP, 2), round(100 * b["accuracy"], 2))
         for b in bins
     ]  # fmt: skip
     dots = dot_paths([(100 * b["confidence"], 100 * b["accuracy"]) for b in bins])
@@ -787,7 +821,7 @@ def reliability_chart(target: Table) -> Chart | None:
     ticks = unit.ticks(lambda value: f"{100 * value:g} %")
     return Chart(
         "How often it is right, by how sure it is", f"Reliability: {words}.", ticks, ticks, diagonal, bars, dots,
-        x_label="Confidence", y_label="Right", shape="square",
+        x_label="confidence", y_label="share that is right", shape="square",
     )  # fmt: skip
 
 
@@ -798,7 +832,7 @@ def confidence_chart(target: Table) -> Chart | None:
         return None
     axis = Axis.around([0, max(b["rows"] for b in bins)], 2)
     bars = [
-        (round(100 * b["low"], 2), round(100 - axis.at(b["rows"]), 2), round(100 * (b["high"] - b["low"]), 2), round(axis.at(b["rows"]), 2))
+        (round(100 * b["low"] + GAP / 2, 2), round(100 - axis.at(b["rows"]), 2), round(100 * (b["high"] - b["low"]) - GAP, 2), round(axis.at(b["rows"]), 2))
         for b in bins
     ]  # fmt: skip
     words = "; ".join(f"{b['rows']} rows near {percent(b['confidence'])}" for b in bins)
@@ -819,35 +853,41 @@ def scatter_chart(target: Table) -> Chart | None:
     return Chart(
         "Answer against truth" + (f" ({len(shown):,} of {len(whole):,} rows)" if len(shown) < len(whole) else ""),
         summary, ticks, ticks, [("Perfect", "dashed", path([(0, 0), (100, 100)]))],
-        dots=dot_paths([(axis.at(t), axis.at(a)) for t, a in shown]), x_label="Truth", y_label="Answer", shape="square",
+        dots=dot_paths([(axis.at(t), axis.at(a)) for t, a in shown]), x_label="truth", y_label="answer", shape="square",
     )  # fmt: skip
 
 
 # ── the page: what each section shows ─────────────────────────────────────────────────────────────────────────────────
 
 
-def view(evidence: Evidence, pictures: int = PICTURES[0]) -> dict[str, Any]:
+def view(evidence: Evidence, pictures: int = BUDGETS[0][0], most_targets: int = BUDGETS[0][1]) -> dict[str, Any]:
     """All that the template draws.
 
     Args:
         evidence: of the run.
         pictures: bytes that pictures of mistakes may take.
+        most_targets: how many targets get a section of their own.
     """
     results = evidence.results
     rows = result_table(results)
+    targets = list(results.get("targets", {}).items())
     return {
         "name": evidence.name,
         "place": evidence.place,
-        "results": results,
+        "verdict": shorten(results.get("verdict") or "", 600),
         "missing": evidence.missing,
         "headline": headline(evidence, rows),
-        "rows": rows,
+        "rows": rows[:METRICS],
+        "more_rows": max(0, len(rows) - METRICS),
+        "models": MODELS,
+        "more_models": max(0, len(rows[0].cells) - MODELS) if rows else 0,
         "members": member_rows(results),
         "asked": asked(evidence),
         "charts": curves(evidence),
         "training": training_sentence(evidence),
         "epochs": epoch_table(evidence),
-        "targets": [target_view(name, target) for name, target in results.get("targets", {}).items()],
+        "targets": [target_view(name, target) for name, target in targets[:most_targets]],
+        "more_targets": [name for name, _ in targets[most_targets:]],
         "mistakes": mistakes(results, pictures),
         "network": network(results),
         "recipe": evidence.recipe_text[:TEXT],
@@ -871,13 +911,12 @@ def headline(evidence: Evidence, rows: Sequence[ResultRow]) -> dict[str, Any]:
     mine = row.cells[0]
     share = mine.text.endswith("%")
     lead = f"on {count_text(test, 'test row')} that the network had never seen" if test else "on rows that the network had never seen"
-    numbers = [number for cell in row.cells for number in (cell.value, cell.low, cell.high) if number is not None]
     return {
         "figure": f"{mine.text} {row.label}" if share else f"{capital(row.label)} {mine.text}",
         "lead": lead + (f". 95 % interval: {mine.interval}." if mine.interval else "."),
         "better": is_better(results),
-        "cells": row.cells,
-        "ticks": Axis.around(numbers).ticks(lambda value: _tick(row.metric, value)),
+        "cells": row.cells[:5],
+        "ticks": row.axis.ticks(lambda value: _tick(row.metric, value)),
         "label": row.label,
     }
 
@@ -888,7 +927,7 @@ def member_rows(results: Table) -> list[dict[str, Any]]:
     rows = []
     for member in results.get("members") or []:
         value, low, high = estimate(member.get("test", {}).get(metric))
-        rows.append({"name": member.get("name"), "text": metric_text(metric, value), "interval": interval_text(metric, low, high)})
+        rows.append({"name": str(member.get("name")), "text": metric_text(metric, value), "interval": interval_text(metric, low, high)})
     return rows
 
 
@@ -1021,18 +1060,19 @@ def confusion(target: Table) -> dict[str, Any] | None:
 
 
 def _matrix_row(name: Any, counts: Sequence[int], place: int, total: int) -> dict[str, Any]:
-    """One true class: each answer's count, share of the row, and depth of its tint (0 to 45 percent)."""
+    """One true class: each answer's count, share of the row, and depth of its tint (0 to 42 percent)."""
     cells = []
     for i, count in enumerate(counts):
         share = count / total if total else 0.0
-        tint = 0 if not count else round(8 + 34 * share)
+        tint = 0 if not count else round(14 + 28 * share)
         cells.append({"count": count, "share": f"{100 * share:.0f}", "tint": tint, "right": i == place})
     return {"name": name, "total": total, "cells": cells}
 
 
 def class_rows(target: Table) -> dict[str, Any]:
     """The per-class table; the weakest first where there are many."""
-    classes = list(target.get("classes") or [])
+    names = ("name", "rows", "precision", "recall", "specificity", "f1", "auroc")
+    classes = [only(item, *names) for item in target.get("classes") or []]
     scored = [c for c in classes if finite(c.get("f1")) is not None]
     weakest = min(scored, key=lambda c: c["f1"]) if len(scored) > 1 else None
     many = len(classes) > MATRIX
@@ -1053,14 +1093,26 @@ def mistakes(results: Table, budget: int) -> dict[str, Any]:
         if picture and (len(picture) > budget or not PNG.fullmatch(picture)):
             picture, left_out = "", left_out + 1
         budget -= len(picture)
-        cards.append({**item, "picture": picture, **_values(item), "off": _off(item)})
+        card = only(item, "row", "name", "target", "truth", "answer", "confidence")
+        cards.append({**card, **_values(item), "picture": picture, "small": _is_small(picture), "off": _off(item)})
     return {"cards": cards, "more": max(0, len(found) - MISTAKES), "left_out": left_out}
 
 
 def _values(item: Table) -> dict[str, Any]:
     values = item.get("values") or {}
     shown = [(str(name), shorten(value, 60)) for name, value in list(values.items())[:VALUES]]
-    return {"values": shown, "more_values": max(0, len(values) - VALUES)}
+    return {"shown": shown, "more_values": max(0, len(values) - VALUES)}
+
+
+def _is_small(picture: str) -> bool:
+    """Whether a PNG is so narrow that its pixels should stay visible when it is enlarged."""
+    header = base64.b64decode(picture.partition(",")[2][:32])  # the width is in bytes 16 to 19
+    return len(header) == 24 and int.from_bytes(header[16:20], "big") < 64
+
+
+def only(item: Table, *names: str) -> dict[str, Any]:
+    """These entries of a table, None where one is not there."""
+    return {name: item.get(name) for name in names}
 
 
 def _off(item: Table) -> str:
@@ -1073,13 +1125,17 @@ def network(results: Table) -> dict[str, Any]:
     """Why the network was chosen, its rivals, its layers."""
     about = results.get("network") or {}
     layers = list(about.get("layers") or [])
-    most = max((finite(layer.get("parameters")) or 0 for layer in layers), default=0)
+    counts = [finite(layer.get("parameters")) or 0.0 for layer in layers]
+    most = max(counts, default=0.0) or 1.0
     paper = str(about.get("paper") or "")
-    shown = [{**layer, "share": round(100 * (finite(layer.get("parameters")) or 0) / most, 1) if most else 0} for layer in layers]
+    shown = [
+        {**only(layer, "name", "type", "output", "parameters"), "share": round(100 * count / most, 1)}
+        for layer, count in zip(layers, counts, strict=True)
+    ]
     return {
         "name": about.get("name"),
         "reason": about.get("reason"),
-        "rivals": list(about.get("rivals") or [])[:RIVALS],
+        "rivals": [only(rival, "name", "pros", "cons") for rival in about.get("rivals") or []][:RIVALS],
         "layers": shown[:LAYERS],
         "more": max(0, len(layers) - LAYERS),
         "parameters": results.get("parameters"),
@@ -1123,7 +1179,7 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, finalize=printable, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        number=number_text, percent=percent, short=shorten, metric=metric_label, capital=capital, counted=count_text, shape=shape_text,
+        number=number_text, percent=percent, short=shorten, metric=metric_label, capital=capital, counted=count_text, shape=shape_text, listed=lambda names: listed(names, 12),
         auroc=lambda value: metric_text("auroc", value),
     )
     return environment.from_string(resources.files("fathom.analysis").joinpath("report.html.j2").read_text("utf-8"))

@@ -390,9 +390,14 @@ class Algorithm(Configured, ABC):
         for regularizer in self.regularizers:
             regularizer.finish(stage)
 
+    @classmethod
     @abstractmethod
+    def deploy(cls, schema: Schema, models: Mapping[str, Model]) -> Predictor:
+        """What is deployed, from the trained models alone; the same after training and after loading."""
+
     def predictor(self) -> Predictor:
-        """What is deployed."""
+        """What is deployed, as it stands now."""
+        return self.deploy(self.schema, self.models)
 
 
 class Regularizer(Protocol):

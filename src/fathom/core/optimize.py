@@ -203,6 +203,10 @@ class Optimizer:
         finally:
             self._load(current)
 
+    def keep_average(self) -> None:
+        """Put the averaged weights in place for good."""
+        self._load(self.averages)
+
     @torch.no_grad()
     def _load(self, values: list[Tensor]) -> None:
         for group, value in zip(self.groups, values, strict=True):

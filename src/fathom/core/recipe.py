@@ -8,7 +8,7 @@ recipe are named at once.
 
     Recipe.parse(tree)    checked   from nested dicts
     Recipe.read(path)     checked   from TOML
-    merge(tree, changes)  dotted keys over a tree; FLAGS names the short forms
+    merge(tree, changes)  dotted keys over a tree; core/flags.py names the short forms
 """
 
 from __future__ import annotations
@@ -26,30 +26,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from fathom.core import registry
 from fathom.core.errors import FathomError, RecipeError, nearest, unknown
+from fathom.core.flags import FLAGS
 
-# Short forms of the command line and of `fathom.fit(...)`; a test freezes this table.
-FLAGS = {
-    "target": "data.target",
-    "input": "data.input",
-    "time": "data.time",
-    "group": "data.group",
-    "valid": "data.validation",
-    "test": "data.test",
-    "limit": "data.limit",
-    "network": "network.name",
-    "algorithm": "training.algorithm",
-    "epochs": "training.epochs",
-    "steps": "training.steps",
-    "minutes": "training.minutes",
-    "batch": "training.batch",
-    "lr": "training.learning_rate",
-    "seed": "training.seed",
-    "seeds": "training.seeds",
-    "folds": "training.folds",
-    "device": "training.device",
-    "name": "training.name",
-    "out": "training.out",
-}
 BUDGETS = ("training.epochs", "training.steps", "training.minutes")
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -233,6 +211,14 @@ def _explain(where: str, fault: Any, alternatives: Sequence[Any]) -> str:
     return f"{text} Did you mean '{guess}'?" if guess else text
 
 
+def _share_or_path(value: Any) -> Any:
+    """A flag brings text: "0.3" is a share, all else a path."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def _field_options(table: Any, faults: list[str]) -> Any:
     """Move `data.<kind>` tables into `data.fields`, checked against the field's hyperparameters."""
     if not isinstance(table, Mapping):
@@ -247,6 +233,9 @@ def _field_options(table: Any, faults: list[str]) -> Any:
     for key in ("target", "input"):
         if isinstance(plain.get(key), str):
             plain[key] = [name.strip() for name in plain[key].split(",")]
+    for key in ("validation", "test"):
+        if key in plain:
+            plain[key] = _share_or_path(plain[key])
     return {**plain, "fields": options}
 
 
@@ -359,7 +348,7 @@ def flag_changes(flags: Mapping[str, Any]) -> dict[str, Any]:
         if "." in name:
             changes[name] = value
         elif name in FLAGS:
-            changes[FLAGS[name]] = value
+            changes[FLAGS[name].key] = value
         else:
             guess = difflib.get_close_matches(name, FLAGS, n=1)
             hint = f" Did you mean '{guess[0]}'?" if guess else ""

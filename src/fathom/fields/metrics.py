@@ -1,14 +1,14 @@
 """Every metric as a pure function of tensors, for one set of rows or for many resamples of it at once.
 
-    classification(probability, target, weight, positive)   one answer a row: accuracy, F1, AUROC, log loss, ECE ...
-    multilabel(probability, target, weight)                 several yes-or-no answers a row
+    classification(probability, target, weight, positive)   one answer a row: accuracy, F1, AUROC, log loss,
+    ECE ... multilabel(probability, target, weight)                 several yes-or-no answers a row
     regression(prediction, target, weight)                  a number a row: MSE, RMSE, MAE, R2
     per_class, confusion, reliability                       the tables and pictures behind the figures
 
-`weight` says how often each row counts: None (once), (N,), or (R, N) with one line for each of R resamples; results
-have shape () or (R,). Sums are taken in float64. A quotient that is not defined is nan: a class that no row holds is
-left out of a macro mean, and the result is nan only where no class is left. Scores are sorted once for all resamples,
-so that a resample costs a gather and a running sum for each class.
+`weight` says how often each row counts: None (once), (N,), or (R, N) with one line for each of R resamples;
+results have shape () or (R,). Sums are taken in float64. A quotient that is not defined is nan: a class that
+no row holds is left out of a macro mean, and the result is nan only where no class is left. Scores are sorted
+once for all resamples, so that a resample costs a gather and a running sum for each class.
 
 In comments: N rows, K classes or labels, R resamples, P rows of the positive class.
 """
@@ -16,7 +16,7 @@ In comments: N rows, K classes or labels, R resamples, P rows of the positive cl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,9 @@ from torch import Tensor
 CHUNK = 2**26  # bytes of float64 weights worked on at once
 PIECE = 2**20  # weights sorted and summed at once: what a processor's cache holds
 RANKED = 2**18  # rows times classes above which the ranking metrics of many classes look at fewer resamples
-MANY = 20  # what "many classes" means: that share of the resamples is looked at which keeps the time that of 20
+MANY = (
+    20  # what "many classes" means: that share of the resamples is looked at which keeps the time that of 20
+)
 BINS = 15  # of the expected calibration error, as in Guo et al. 2017
 
 Measure = Callable[[Tensor], dict[str, Tensor]]  # weights (R, N) -> name -> (R,)
@@ -37,31 +39,34 @@ def classification(
 ) -> dict[str, Tensor]:
     """The metrics of one answer a row.
 
-    Precision, recall, specificity, F1, AUROC and AUPRC are those of the positive class where there is one, and
-    else the macro mean over the classes that some row holds; a class that is never answered has precision 0.
-    AUPRC is the average precision. Log loss bounds a probability by the machine precision of its dtype. ECE is the
-    expected calibration error of the top answer (Guo et al. 2017, "On Calibration of Modern Neural Networks"). The
-    Brier score of two classes is that of the positive class, of more classes the sum over them (Brier 1950).
+    Precision, recall, specificity, F1, AUROC and AUPRC are those of the positive class where there is one,
+    and else the macro mean over the classes that some row holds; a class that is never answered has precision
+    0. AUPRC is the average precision. Log loss bounds a probability by the machine precision of its dtype.
+    ECE is the expected calibration error of the top answer (Guo et al. 2017, "On Calibration of Modern Neural
+    Networks"). The Brier score of two classes is that of the positive class, of more classes the sum over
+    them (Brier 1950).
 
-    Where K is above 20 and N x K above 2^18, AUROC and AUPRC are computed for the first 20 / K of the resamples, at
-    least a tenth of them; the others are nan.
+    Where K is above 20 and N x K above 2^18, AUROC and AUPRC are computed for the first 20 / K of the
+    resamples, at least a tenth of them; the others are nan.
 
     Args:
         probability: (N, K) rows that sum to 1.
-        target: (N,) int64 class of each row, or (N, K) soft rows: log loss and Brier score use them as they are, all
-            else their largest class.
+        target: (N,) int64 class of each row, or (N, K) soft rows: log loss and Brier score use them as they
+            are, all else their largest class.
         weight: None, (N,) or (R, N).
         positive: the positive class; class 1 of two where None, and the macro mean of more.
 
     Returns:
-        name -> () or (R,): accuracy, balanced_accuracy, precision, recall, specificity, f1, auroc, auprc, log_loss,
-        ece, brier.
+        name -> () or (R,): accuracy, balanced_accuracy, precision, recall, specificity, f1, auroc, auprc,
+        log_loss, ece, brier.
     """
     rows, classes = probability.shape
     truth, answer = _hard(target), probability.argmax(1)  # (N,) each
     hit = answer == truth
     chosen = positive if positive is not None else (1 if classes == 2 else None)
-    soft = target.double() if target.ndim == 2 else torch.nn.functional.one_hot(truth, classes).double()  # (N, K)
+    soft = (
+        target.double() if target.ndim == 2 else torch.nn.functional.one_hot(truth, classes).double()
+    )  # (N, K)
     losses = torch.stack([_log_loss(probability, soft), _brier(probability, soft, positive)], 1)  # (N, 2)
     confidence = probability.amax(1).double()
     bin_of = _bin(confidence, BINS)
@@ -91,8 +96,8 @@ def multilabel(
 ) -> dict[str, Tensor]:
     """The metrics of several yes-or-no answers a row.
 
-    F1, AUROC and AUPRC are macro means over the labels that some row holds. AUROC and AUPRC of many labels look at
-    fewer resamples, as in `classification`.
+    F1, AUROC and AUPRC are macro means over the labels that some row holds. AUROC and AUPRC of many labels
+    look at fewer resamples, as in `classification`.
 
     Args:
         probability: (N, K) of each label.
@@ -114,10 +119,17 @@ def multilabel(
     def measure(weight: Tensor) -> dict[str, Tensor]:
         total = weight.sum(1, keepdim=True)  # (R, 1)
         sums = weight @ table
-        means, (held, answered, right) = sums[:, :3] / total, sums[:, 3:].split(labels, 1)
+        means = sums[:, :3] / total
+        held, answered, right = sums[:, 3:].reshape(len(weight), 3, labels).unbind(1)  # (R, K) each
         f1 = _macro(_rates(held, answered, right, total)["f1"], held > 0)
         auroc, auprc = _rank(rankings, weight)
-        result = {"accuracy": means[:, 0], "exact_match": means[:, 1], "f1": f1, "auroc": auroc, "auprc": auprc}
+        result = {
+            "accuracy": means[:, 0],
+            "exact_match": means[:, 1],
+            "f1": f1,
+            "auroc": auroc,
+            "auprc": auprc,
+        }
         return {**result, "log_loss": means[:, 2]}
 
     return _resampled(measure, weight, rows)
@@ -177,14 +189,18 @@ def per_label(
         answered: (N, K) bool, whether the label was answered.
         names: of the K labels.
     """
-    held, given, right = (part.sum(0, keepdim=True).double() for part in (positive, answered, positive & answered))
+    held, given, right = (
+        part.sum(0, keepdim=True).double() for part in (positive, answered, positive & answered)
+    )
     rates = _rates(held, given, right, torch.tensor([[float(len(positive))]], dtype=torch.float64))
     once = torch.ones(1, len(positive), dtype=torch.float64)
     lines = []
     for k, name in enumerate(names):
         line: dict[str, Any] = {"name": name, "rows": int(held[0, k])}
         line.update({rate: _or_none(value[0, k]) for rate, value in rates.items()})
-        lines.append({**line, "auroc": _or_none(Ranking.of(probability[:, k], positive[:, k]).areas(once)[0][0])})
+        lines.append(
+            {**line, "auroc": _or_none(Ranking.of(probability[:, k], positive[:, k]).areas(once)[0][0])}
+        )
     return lines
 
 
@@ -209,7 +225,9 @@ def reliability(probability: Tensor, target: Tensor, bins: int = 10) -> list[dic
     confidence, answer = probability.double().max(1)
     hit = (answer == _hard(target)).double()
     place = _bin(confidence, bins)
-    rows, sure, right = (torch.bincount(place, part, bins) for part in (torch.ones_like(hit), confidence, hit))
+    rows, sure, right = (
+        torch.bincount(place, part, bins) for part in (torch.ones_like(hit), confidence, hit)
+    )
     return [
         {
             "low": i / bins,
@@ -227,8 +245,8 @@ def reliability(probability: Tensor, target: Tensor, bins: int = 10) -> list[dic
 class Ranking:
     """The rows in the order of a score, made once, from which both areas of any resample follow.
 
-    With T the running sum of weights in ascending order of the score, taken before (start) and after (end) the rows
-    of equal score, a positive row i has rank (T_start(i) + T_end(i)) / 2 with ties halved, and
+    With T the running sum of weights in ascending order of the score, taken before (start) and after (end)
+    the rows of equal score, a positive row i has rank (T_start(i) + T_end(i)) / 2 with ties halved, and
 
         AUROC = (sum_i w_i rank_i - W+^2 / 2) / (W+ W-)        Mann and Whitney 1947
         AP    = sum_i w_i / W+ * (positive weight at or above i) / (all weight at or above i)
@@ -272,7 +290,7 @@ class Ranking:
         Returns:
             (R,) each; nan where one of the two classes has no weight.
         """
-        pieces = [self._areas(piece) for piece in weight.split(max(1, PIECE // max(weight.shape[1], 1)))]
+        pieces = [self._areas(piece) for piece in _pieces(weight, PIECE)]
         return torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
 
     def _areas(self, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -288,7 +306,9 @@ class Ranking:
         above = inside[:, None] - (own.cumsum(1) - own)[:, self.first]  # (R, P) positive weight at or above
         precision = above / (total[:, None] - before).clamp(min=1e-300)
         auprc = (own * precision).sum(1) / inside
-        defined = (inside > 1e-9 * total) & (outside > 1e-9 * total)  # rounding leaves crumbs of an absent class
+        defined = (inside > 1e-9 * total) & (
+            outside > 1e-9 * total
+        )  # rounding leaves crumbs of an absent class
         return torch.where(defined, auroc, torch.nan), torch.where(defined, auprc, torch.nan)
 
 
@@ -308,8 +328,14 @@ def _resampled(measure: Measure, weight: Tensor | None, rows: int) -> dict[str, 
         weight = torch.ones(rows)
     if weight.ndim == 1:
         return {name: value[0] for name, value in measure(weight[None].double()).items()}
-    parts = [measure(part.double()) for part in weight.split(max(1, CHUNK // (8 * max(rows, 1))))]
+    parts = [measure(part.double()) for part in _pieces(weight, CHUNK // 8)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def _pieces(weight: Tensor, size: int) -> Iterator[Tensor]:
+    """The resamples (R, N) in order, about `size` weights at a time."""
+    step = max(1, size // max(weight.shape[1], 1))
+    return (weight[start : start + step] for start in range(0, len(weight), step))
 
 
 def _rates(held: Tensor, answered: Tensor, right: Tensor, total: Tensor) -> dict[str, Tensor]:

@@ -1,0 +1,699 @@
+"""How good the answers are, how sure that is, and whether the network beats its baselines.
+
+    evaluate(outputs, data, schema, seed)        metric -> Estimate(value, low, high)
+    compare(network, baselines, data, ...)       baseline -> metric -> Estimate of the paired difference
+    verdict(...)                                 one sentence
+    results(...)                                 the test part of results.json
+
+Every interval of Fathom is made here. One resampling serves network and baselines: each resample draws the
+test rows with replacement, or whole blocks of them (groups, stretches of time) where rows of a block belong
+together, and every metric is computed on it as a weighted one (Efron 1979). What is reported is the
+percentile interval, with three exceptions:
+
+    - The share of independent rows that are right (accuracy, exact match) has the interval of Wilson 1927,
+      and its paired difference that of Agresti and Min 2005: a bootstrap of rows that are all right would
+      claim certainty.
+    - Any other metric of categories or labels between 0 and 1 whose resamples all agree at 0 or 1 gets the
+      Wilson interval of as many trials as the metric rests on.
+    - Where fewer than 200 resamples are affordable (over half a million rows, hundreds of classes), the
+      interval is the value plus and minus the normal quantile times their standard deviation.
+
+This file sees outputs, data and the schema, never an algorithm. In comments: N rows, K classes, R resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import total_ordering
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fathom.core.contract import Field, Schema
+from fathom.core.errors import DataError
+from fathom.core.tensors import WEIGHT, Batch, Ragged, TensorSet
+from fathom.fields import metrics
+
+CHUNK = 2**26  # bytes of resample weights made at once
+DRAWS = 10**8  # rows drawn in all; beyond it there are fewer resamples
+FEWEST = 100  # resamples, however many rows there are
+ENOUGH = 200  # resamples whose percentiles are steady; below, a normal interval is steadier
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+DOMINANT = 0.8  # a larger share of one class makes accuracy say little
+POINTS = 400  # pairs of a scatter plot
+MISTAKES = 12
+
+LOWER_IS_BETTER = {"log_loss", "ece", "brier", "mse", "rmse", "mae"}
+COUNTED = ("accuracy", "balanced_accuracy", "exact_match", "precision", "recall", "specificity", "f1")
+BOUNDED = {*COUNTED, "auroc", "auprc"}
+PROPORTION = {"category": "accuracy", "labels": "exact_match"}  # the share of rows that are right
+ACRONYMS = {"auroc", "auprc", "r2", "f1", "ece", "mse", "mae", "rmse"}
+
+
+@total_ordering
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A figure with its interval. It compares, formats and calculates like its value.
+
+    >>> print(Estimate(0.9481, 0.921, 0.969))
+    0.948 (0.921 to 0.969)
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __eq__(self, other: object) -> bool:
+        return self.value == float(other) if isinstance(other, Estimate | int | float) else NotImplemented
+
+    def __lt__(self, other: Estimate | float) -> bool:
+        return self.value < float(other) if isinstance(other, Estimate | int | float) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.value)
+
+    def __format__(self, spec: str) -> str:
+        return format(self.value, spec) if spec else str(self)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        digits = self._decimals()
+        return f"Estimate({self.value:.{digits}f}, low={self.low:.{digits}f}, high={self.high:.{digits}f})"
+
+    def text(self, sign: str = "") -> str:
+        """The value and its interval; `sign="+"` writes the sign of a positive value too."""
+        digits = self._decimals()
+        return f"{self.value:{sign}.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+
+    def _decimals(self) -> int:
+        """Three between 0.001 and 1; beyond, what shows four digits of large and three of small figures."""
+        largest = max(abs(self.value), abs(self.low), abs(self.high))
+        if largest == 0 or not math.isfinite(largest) or 0.001 <= largest < 1:
+            return 3
+        power = math.floor(math.log10(largest))
+        return max(0, 3 - power) if largest >= 1 else min(2 - power, 9)
+
+    def to_json(self) -> dict[str, float]:
+        """The three figures."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+    @staticmethod
+    def from_json(data: Mapping[str, float]) -> Estimate:
+        """What `to_json` wrote."""
+        return Estimate(float(data["value"]), float(data["low"]), float(data["high"]))
+
+
+Table = dict[str, Estimate]  # metric -> estimate
+
+
+def resample_weights(
+    rows: int, resamples: int, seed: int, blocks: np.ndarray | None = None
+) -> Iterator[Tensor]:
+    """How often each row counts in each resample. The same arguments give the same weights.
+
+    Args:
+        rows: N.
+        resamples: R.
+        seed: of the draws.
+        blocks: (N,) integers; rows of one number are drawn together, as many blocks as there are.
+
+    Yields:
+        (r, N) float32 counts, chunk by chunk, R in all.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    code = None if blocks is None else torch.from_numpy(np.unique(blocks, return_inverse=True)[1].reshape(-1))
+    units = rows if code is None else int(code.max()) + 1
+    size = max(1, CHUNK // (4 * rows))
+    for start in range(0, resamples, size):
+        count = min(size, resamples - start)
+        drawn = torch.randint(units, (count, units), generator=generator)
+        weight = torch.zeros(count, units).scatter_add_(1, drawn, torch.ones(()).expand(count, units))
+        yield weight if code is None else weight[:, code]
+
+
+def evaluate(
+    outputs: Batch,
+    data: TensorSet,
+    schema: Schema,
+    seed: int,
+    blocks: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Table:
+    """Every metric of every target, with its interval.
+
+    Args:
+        outputs: target -> (N, *outputs), as a `Predictor` gives them.
+        data: the N rows with their encoded targets; a column `.weight` weights them.
+        schema: whose targets are judged.
+        seed: of the resampling.
+        blocks: (N,) rows of one number are resampled together.
+        resamples: at most this many; fewer beyond 10^8 draws, but never below 100.
+        confidence: of the intervals.
+
+    Returns:
+        metric -> estimate, or "target.metric" where there are several targets. A metric that is not defined
+        on these rows (AUROC where one class is absent) is left out.
+
+    Raises:
+        DataError: there are no rows, or an output is not a number.
+    """
+    return _Judged.of({"network": outputs}, data, schema, seed, blocks, resamples, confidence).table(
+        "network"
+    )
+
+
+def compare(
+    network: Batch,
+    baselines: Mapping[str, Batch],
+    data: TensorSet,
+    schema: Schema,
+    seed: int,
+    blocks: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> dict[str, Table]:
+    """The network's metrics less those of each baseline, on the same resamples.
+
+    Args:
+        network: its outputs.
+        baselines: name -> outputs of the same form.
+        data, schema, seed, blocks, resamples, confidence: as for `evaluate`.
+
+    Returns:
+        baseline -> metric -> estimate of the difference. A positive one says that the network's figure is
+        larger, which for errors (`LOWER_IS_BETTER`) means worse.
+    """
+    judged = _Judged.of(
+        {"network": network, **_checked(baselines)}, data, schema, seed, blocks, resamples, confidence
+    )
+    return {name: judged.difference(name) for name in baselines}
+
+
+def class_shares(data: TensorSet, schema: Schema) -> dict[str, Tensor]:
+    """How the rows (those of training, for `primary`) are shared among the classes.
+
+    Returns:
+        target -> (K,) shares that sum to 1, for each target of kind category.
+    """
+    shares = {}
+    weight = row_weights(data)
+    for name, item in schema.targets.items():
+        if item.kind == "category":
+            target = encoded(data, name)
+            soft = target if target.ndim == 2 else torch.nn.functional.one_hot(target.long(), item.outputs[0])
+            counts = (soft.double() * (1 if weight is None else weight[:, None])).sum(0)
+            shares[name] = counts / counts.sum()
+    return shares
+
+
+def primary(schema: Schema, shares: Mapping[str, Tensor]) -> str:
+    """The one metric by which network and baselines are compared: that of the first target.
+
+    Numbers: R2. Labels: F1. Classes: accuracy, but AUROC where one class holds more than 80 % of the training
+    rows, because then always answering that class already looks good.
+
+    Args:
+        schema: whose first target counts.
+        shares: target -> (K,) shares of the classes among the training rows.
+    """
+    name, item = next(iter(schema.targets.items()))
+    metric = {"number": "r2", "labels": "f1"}.get(item.kind, "accuracy")
+    if name in shares and float(shares[name].max()) > DOMINANT:
+        metric = "auroc"
+    return _metric_name(schema, name, metric)
+
+
+def strongest(baselines: Mapping[str, Mapping[str, Estimate]], metric: str) -> str | None:
+    """The baseline that is best by `metric`; the first of equal ones, None where none has it."""
+    sign = -1.0 if _plain(metric) in LOWER_IS_BETTER else 1.0
+    able = {name: sign * table[metric].value for name, table in baselines.items() if metric in table}
+    return max(able, key=lambda name: able[name]) if able else None
+
+
+def verdict(
+    baselines: Mapping[str, Mapping[str, Estimate]],
+    differences: Mapping[str, Mapping[str, Estimate]],
+    metric: str,
+) -> str:
+    """One plain sentence: is the network better than the strongest baseline?
+
+    "Better" only where the whole interval of the paired difference is on the better side of zero, "worse"
+    where it is on the other, "not better" in between.
+
+    Args:
+        baselines: name -> metric -> estimate.
+        differences: what `compare` returned for them.
+        metric: the primary one.
+    """
+    name = strongest(baselines, metric)
+    if name is None or metric not in differences.get(name, {}):
+        return f"There is no baseline to compare the network's {words(metric)} with."
+    gap = differences[name][metric]
+    low, high = (-gap.high, -gap.low) if _plain(metric) in LOWER_IS_BETTER else (gap.low, gap.high)
+    judged = "better" if low > 0 else "worse" if high < 0 else "not better"
+    return f"The network is {judged} than {_article(name)}: {words(metric)} {gap.text('+')}."
+
+
+def words(metric: str) -> str:
+    """A metric's name as it stands in a sentence: "AUROC", "balanced accuracy of 'income'"."""
+    target, _, plain = metric.rpartition(".")
+    word = plain.upper() if plain in ACRONYMS else plain.replace("_", " ")
+    return f"{word} of '{target}'" if target else word
+
+
+def results(
+    network: Batch,
+    baselines: Mapping[str, Batch],
+    data: TensorSet,
+    schema: Schema,
+    seed: int,
+    metric: str,
+    blocks: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> dict[str, Any]:
+    """What results.json and the report say about the test rows, as plain JSON.
+
+    Args:
+        network: its outputs.
+        baselines: name -> outputs of the same form; may be empty.
+        metric: the primary one; where it is not defined on these rows, the first that is takes its place.
+        data, schema, seed, blocks, resamples, confidence: as for `evaluate`.
+
+    Returns:
+        test: metric -> value, low, high. baseline, difference: the same by name of the baseline. primary: the
+        metric of the verdict. verdict: a sentence. targets: what tables and pictures show of each target.
+        mistakes: the worst rows. notes: sentences about the intervals.
+    """
+    judged = _Judged.of(
+        {"network": network, **_checked(baselines)}, data, schema, seed, blocks, resamples, confidence
+    )
+    test = judged.table("network")
+    tables = {name: judged.table(name) for name in baselines}
+    differences = {name: judged.difference(name) for name in baselines}
+    metric = metric if metric in test else next(iter(test))
+    return {
+        "test": _plain_table(test),
+        "baseline": {name: _plain_table(table) for name, table in tables.items()},
+        "difference": {name: _plain_table(table) for name, table in differences.items()},
+        "primary": metric,
+        "verdict": verdict(tables, differences, metric),
+        "targets": {
+            name: _details(item, network[name], encoded(data, name), seed)
+            for name, item in schema.targets.items()
+        },
+        "mistakes": mistakes(network, data, schema),
+        "notes": judged.notes(),
+    }
+
+
+def mistakes(outputs: Batch, data: TensorSet, schema: Schema, count: int = MISTAKES) -> list[dict[str, Any]]:
+    """The worst rows: wrong answers by their loss, numbers by their distance. Several targets take turns.
+
+    Returns:
+        row (of `data`), target, truth, answer, confidence (None for numbers) of each.
+    """
+    each = [
+        _worst(name, item, outputs[name], encoded(data, name), count) for name, item in schema.targets.items()
+    ]
+    turns = [line[place] for place in range(count) for line in each if place < len(line)]
+    return turns[:count]
+
+
+def encoded(data: TensorSet, name: str) -> Tensor:
+    """(N, ...) one column of a set, its rows in order, without touching the others."""
+    column = data.columns[name]
+    if isinstance(column, Ragged):
+        raise DataError(f"'{name}' has rows of unequal length, which these metrics do not read.")
+    return column if data.index is None else column.index_select(0, data.index)
+
+
+def row_weights(data: TensorSet) -> Tensor | None:
+    """(N,) float64 weight of each row, or None where all count alike."""
+    return encoded(data, WEIGHT).double() if WEIGHT in data.columns else None
+
+
+# How intervals are made
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Every metric of several candidates on all rows and on each resample.
+
+    Args:
+        values: candidate -> metric -> value on all rows.
+        draws: candidate -> metric -> (R,) float64.
+        hits: candidate -> metric that is a share -> (N,) float64 whether the row is right; empty where rows
+            come in blocks.
+        support: metric -> trials on which it rests.
+        weight: (N,) float64 weight of each row.
+        quantile: of the normal distribution, for the confidence.
+    """
+
+    values: dict[str, dict[str, float]]
+    draws: dict[str, dict[str, Tensor]]
+    hits: dict[str, dict[str, Tensor]]
+    support: dict[str, float]
+    weight: Tensor
+    confidence: float
+
+    @staticmethod
+    def of(
+        candidates: Mapping[str, Batch], data: TensorSet, schema: Schema, seed: int,
+        blocks: np.ndarray | None, resamples: int, confidence: float,
+    ) -> _Judged:  # fmt: skip
+        targets = {name: encoded(data, name) for name in schema.targets}
+        rows = len(data)
+        _check(candidates, targets, rows, blocks)
+        weight = row_weights(data)
+        values = {name: _metrics(schema, batch, targets, weight) for name, batch in candidates.items()}
+        parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in candidates}
+        affordable = min(resamples, max(FEWEST, DRAWS // rows))
+        for counts in resample_weights(rows, affordable, seed, blocks):
+            drawn = counts if weight is None else counts * weight.float()
+            for name, batch in candidates.items():
+                parts[name].append(_metrics(schema, batch, targets, drawn))
+        draws = {
+            name: {metric: torch.cat([piece[metric] for piece in pieces]) for metric in pieces[0]}
+            for name, pieces in parts.items()
+        }
+        independent = blocks is None or len(np.unique(blocks)) == rows
+        hits = {
+            name: _hits(schema, batch, targets) if independent else {} for name, batch in candidates.items()
+        }
+        units = rows if blocks is None else len(np.unique(blocks))
+        support = {
+            _metric_name(schema, target, metric): float(min(units, _support(item, targets[target])))
+            for target, item in schema.targets.items() if item.kind in PROPORTION for metric in BOUNDED
+        }  # fmt: skip
+        once = torch.ones(rows, dtype=torch.float64) if weight is None else weight
+        known = {name: {m: float(v) for m, v in table.items()} for name, table in values.items()}
+        return _Judged(known, draws, hits, support, once, confidence)
+
+    def table(self, name: str) -> Table:
+        """The estimates of one candidate; what is not defined is left out."""
+        found = {}
+        for metric, value in self.values[name].items():
+            if math.isfinite(value):
+                low, high = self._interval(name, metric)
+                found[metric] = Estimate(value, min(low, value), max(high, value))
+        return found
+
+    def difference(self, name: str) -> Table:
+        """The network's metrics less those of candidate `name`."""
+        found = {}
+        for metric, own in self.values["network"].items():
+            value = own - self.values[name].get(metric, math.nan)
+            if math.isfinite(value):
+                low, high = self._gap(name, metric, value)
+                found[metric] = Estimate(value, min(low, value), max(high, value))
+        return found
+
+    def notes(self) -> list[str]:
+        """Sentences about intervals that rest on fewer resamples than the others."""
+        draws = self.draws["network"]
+        most = max(len(drawn) for drawn in draws.values())
+        known = {metric: int(drawn.isfinite().sum()) for metric, drawn in draws.items()}
+        told = [f"{words(metric)} ({count})" for metric, count in known.items() if 0 < count < most]
+        return [f"Intervals rest on {most} resamples, except: {', '.join(told)}."] if told else []
+
+    def _interval(self, name: str, metric: str) -> tuple[float, float]:
+        value, drawn = self.values[name][metric], self.draws[name][metric]
+        if metric in self.hits[name]:
+            return wilson(value, self._trials(), self.confidence)
+        low, high = _bootstrap(value, drawn, self.confidence)
+        if metric in self.support and low == high and value in (0.0, 1.0):
+            return wilson(value, self.support[metric], self.confidence)
+        return (max(low, 0.0), min(high, 1.0)) if metric in self.support else (low, high)
+
+    def _gap(self, name: str, metric: str, value: float) -> tuple[float, float]:
+        if metric in self.hits["network"] and metric in self.hits[name]:
+            share = self.weight / self.weight.sum()
+            step = self.hits["network"][metric] - self.hits[name][metric]  # (N,) 1, 0 or -1
+            return paired_shares(
+                float((share * (step > 0)).sum()),
+                float((share * (step < 0)).sum()),
+                self._trials(),
+                self.confidence,
+            )
+        return _bootstrap(value, self.draws["network"][metric] - self.draws[name][metric], self.confidence)
+
+    def _trials(self) -> float:
+        """How many equally weighted rows say as much as these (Kish 1965)."""
+        return float(self.weight.sum().square() / self.weight.square().sum())
+
+
+def wilson(share: float, trials: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """The score interval of a share of independent trials (Wilson 1927; Brown, Cai and DasGupta 2001)."""
+    square = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
+    center = (share + square / (2 * trials)) / (1 + square / trials)
+    half = math.sqrt(square * (share * (1 - share) / trials + square / (4 * trials**2))) / (
+        1 + square / trials
+    )
+    return max(0.0, center - half), min(1.0, center + half)
+
+
+def paired_shares(
+    gained: float, lost: float, trials: float, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """The interval of a difference of two shares of the same trials (Agresti and Min 2005, section 4).
+
+    It is Wald's after half a trial was added to each cell of the table, so that four wins and no loss prove
+    nothing.
+
+    Args:
+        gained: share of the trials that only the first got right.
+        lost: share that only the second got right.
+        trials: n.
+        confidence: of the interval.
+    """
+    total = trials + 2
+    up, down = (gained * trials + 0.5) / total, (lost * trials + 0.5) / total
+    center = up - down
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(max(0.0, up + down - center**2) / total)
+    return max(-1.0, center - half), min(1.0, center + half)
+
+
+def _bootstrap(value: float, drawn: Tensor, confidence: float) -> tuple[float, float]:
+    """The percentile interval of the draws that are defined, or a normal one where they are few."""
+    known = drawn[drawn.isfinite()]
+    if len(known) < 2:
+        return value, value
+    if len(known) < ENOUGH:
+        half = NormalDist().inv_cdf((1 + confidence) / 2) * float(known.std())
+        return value - half, value + half
+    tail = (1 - confidence) / 2
+    low, high = torch.quantile(known, torch.tensor([tail, 1 - tail], dtype=known.dtype)).tolist()
+    return low, high
+
+
+def _metrics(
+    schema: Schema, outputs: Batch, targets: Mapping[str, Tensor], weight: Tensor | None
+) -> dict[str, Tensor]:
+    """Every metric of every target under the name by which it is reported."""
+    found = {}
+    for name, item in schema.targets.items():
+        for metric, value in item.metrics(outputs[name], targets[name], weight).items():
+            found[_metric_name(schema, name, metric)] = torch.as_tensor(value, dtype=torch.float64)
+    return found
+
+
+def _hits(schema: Schema, outputs: Batch, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Metric -> (N,) whether each row is right, for those metrics that are the share of such rows."""
+    found = {}
+    for name, item in schema.targets.items():
+        if item.kind in PROPORTION:
+            right = _right(item, outputs[name], targets[name])
+            found[_metric_name(schema, name, PROPORTION[item.kind])] = right.double()
+    return found
+
+
+def _right(item: Field, output: Tensor, target: Tensor) -> Tensor:
+    """(N,) bool: whether the answer is right, for kinds whose answers can be."""
+    if item.kind == "category":
+        return output.argmax(1) == (target.argmax(1) if target.ndim == 2 else target)
+    return (_yes(item, output) == (target > 0.5)).all(1)
+
+
+def _yes(item: Field, output: Tensor) -> Tensor:
+    """(N, K) bool: the labels that are answered."""
+    return output.float().sigmoid() >= getattr(item, "threshold", 0.5)
+
+
+def _support(item: Field, target: Tensor) -> float:
+    """How many trials a metric of classes or labels rests on.
+
+    The rows of the rarer of two; of more classes, what a mean over them is worth: K times the harmonic mean
+    of their rows.
+    """
+    if item.kind == "category":
+        counts = torch.bincount(target.argmax(1) if target.ndim == 2 else target.long())
+    else:
+        counts = (target > 0.5).sum(0)
+    held = counts[counts > 0].double()
+    if len(held) == 0:
+        return 1.0
+    return float(held.min()) if len(held) <= 2 else float(len(held) ** 2 / (1 / held).sum())
+
+
+def _check(
+    candidates: Mapping[str, Batch], targets: Mapping[str, Tensor], rows: int, blocks: np.ndarray | None
+) -> None:
+    if rows == 0:
+        raise DataError("There are no rows to evaluate. Give a test split, as data.test=0.2.")
+    if blocks is not None and len(blocks) != rows:
+        raise ValueError(f"{len(blocks)} blocks for {rows} rows")
+    for candidate, batch in candidates.items():
+        for name in targets:
+            broken = ~batch[name].reshape(rows, -1).isfinite().all(1)
+            if broken.any():
+                count, first = int(broken.sum()), int(broken.int().argmax()) + 1
+                raise DataError(
+                    f"The answer of {_article(candidate)} for '{name}' is not a finite number in {count} of "
+                    f"{rows} rows, first in row {first}. Train again with a smaller training.lr, or look for "
+                    "inputs of extreme size in that row."
+                )
+
+
+def _checked(baselines: Mapping[str, Batch]) -> Mapping[str, Batch]:
+    if "network" in baselines:
+        raise ValueError("no baseline may be called 'network'")
+    return baselines
+
+
+def _metric_name(schema: Schema, target: str, metric: str) -> str:
+    return metric if len(schema.targets) == 1 else f"{target}.{metric}"
+
+
+def _plain(metric: str) -> str:
+    """The metric without its target."""
+    return metric.rpartition(".")[2]
+
+
+def _plain_table(table: Table) -> dict[str, dict[str, float]]:
+    return {metric: estimate.to_json() for metric, estimate in table.items()}
+
+
+def _article(name: str) -> str:
+    """ "the majority class" and "the mean", but "logistic regression"."""
+    return f"the {name}" if name.startswith(("majority", "mean", "label", "network", "trivial")) else name
+
+
+# What tables and pictures show of each target
+
+
+def _details(item: Field, output: Tensor, target: Tensor, seed: int) -> dict[str, Any]:
+    """What the report shows of one target."""
+    if item.kind == "category":
+        probability, names = output.double().softmax(1), list(item.state["classes"])
+        return {
+            "kind": item.kind,
+            "class_names": names,
+            "classes": metrics.per_class(probability, target, names),
+            "confusion": metrics.confusion(probability, target).tolist(),
+            "reliability": metrics.reliability(probability, target),
+        }
+    if item.kind == "labels":
+        names = list(item.state["classes"])
+        lines = metrics.per_label(output.double().sigmoid(), target > 0.5, _yes(item, output), names)
+        return {"kind": item.kind, "class_names": names, "classes": lines}
+    if item.kind == "number":
+        return {"kind": item.kind, "scatter": _scatter(item, output, target, seed)}
+    return {"kind": item.kind}
+
+
+def _scatter(item: Field, output: Tensor, target: Tensor, seed: int) -> list[list[float]]:
+    """Up to 400 pairs of truth and answer, drawn by the seed; of the first column where there are several."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(target), generator=generator)[:POINTS].sort().values
+    answer = _unscale(item, output[chosen])[:, 0]
+    return torch.stack([target[chosen][:, 0].double(), answer.double()], 1).tolist()
+
+
+def _unscale(item: Field, output: Tensor) -> Tensor:
+    """(N, columns) in the original units."""
+    values: Tensor = item.unscale(output)  # type: ignore[attr-defined]
+    return values
+
+
+def _worst(name: str, item: Field, output: Tensor, target: Tensor, count: int) -> list[dict[str, Any]]:
+    """The worst rows of one target, the worst first."""
+    judges = {"category": _worst_classes, "labels": _worst_labels, "number": _worst_numbers}
+    if item.kind not in judges:
+        return []
+    return [
+        {"row": row, "target": name, **told} for row, told in judges[item.kind](item, output, target, count)
+    ]
+
+
+Told = list[tuple[int, dict[str, Any]]]  # row and what it says
+
+
+def _largest(loss: Tensor, wrong: Tensor, count: int) -> list[int]:
+    """The wrong rows by falling loss, at most `count`."""
+    order = torch.where(wrong, loss, -torch.inf).argsort(descending=True, stable=True)
+    return order[: min(count, int(wrong.sum()))].tolist()
+
+
+def _worst_classes(item: Field, output: Tensor, target: Tensor, count: int) -> Told:
+    names = item.state["classes"]
+    truth = target.argmax(1) if target.ndim == 2 else target.long()
+    logs = output.double().log_softmax(1)  # (N, K)
+    confidence, answer = logs.exp().max(1)
+    rows = _largest(-logs.gather(1, truth[:, None])[:, 0], answer != truth, count)
+    return [
+        (
+            row,
+            {"truth": names[truth[row]], "answer": names[answer[row]], "confidence": float(confidence[row])},
+        )
+        for row in rows
+    ]
+
+
+def _worst_labels(item: Field, output: Tensor, target: Tensor, count: int) -> Told:
+    names = item.state["classes"]
+    truth, answer = target > 0.5, _yes(item, output)  # (N, K)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(
+        output.double(), target.double(), reduction="none"
+    ).sum(1)
+    probability = output.double().sigmoid()
+    sure = torch.maximum(probability, 1 - probability).amin(1)  # of the least sure decision
+    return [
+        (
+            row,
+            {
+                "truth": [names[k] for k in truth[row].nonzero()[:, 0]],
+                "answer": [names[k] for k in answer[row].nonzero()[:, 0]],
+                "confidence": float(sure[row]),
+            },
+        )
+        for row in _largest(loss, (truth != answer).any(1), count)
+    ]
+
+
+def _worst_numbers(item: Field, output: Tensor, target: Tensor, count: int) -> Told:
+    answer = _unscale(item, output).double()
+    spread = torch.tensor(item.state["std"], dtype=torch.float64)
+    distance = ((answer - target.double()) / spread).abs().amax(1)
+    return [
+        (row, {"truth": _number(target[row]), "answer": _number(answer[row]), "confidence": None})
+        for row in _largest(distance, distance > 0, count)
+    ]
+
+
+def _number(row: Tensor) -> float | list[float]:
+    """A number, or a list where there are several columns."""
+    values: list[float] = row.double().tolist()
+    return values[0] if len(values) == 1 else values

@@ -1,0 +1,170 @@
+"""What to train, decided from the data before training: network, rivals, settings, layers, cost.
+
+    choose(schema, rows, given)   the network and the values of every key that the user left open
+    layer_table(model, batch)     name, type, output shape and parameters of each layer
+    memory(model, ...)            bytes that training will need
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fathom.core.contract import Batch, Model, Schema
+from fathom.core.errors import FathomError
+from fathom.core.recipe import BUDGETS, OWN
+from fathom.core.registry import Entry, algorithms, networks
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was decided.
+
+    Args:
+        network: its name.
+        reason: why, in half a sentence.
+        rivals: two others with what speaks for and against them.
+        changes: dotted key -> value, for what the user left open.
+    """
+
+    network: str
+    reason: str
+    rivals: list[dict[str, str]]
+    changes: dict[str, Any]
+
+
+def choose(schema: Schema, rows: int, given: Mapping[str, Any]) -> Choice:
+    """Decide what the user left open.
+
+    Args:
+        schema: fitted.
+        rows: of the training split.
+        given: the user's nested tables.
+
+    Raises:
+        FathomError: no algorithm or network fits the data.
+    """
+    algorithm = given.get("training", {}).get("algorithm") or _algorithm(schema)
+    ranked = sorted(_candidates(schema, rows, algorithm), key=lambda pair: -pair[0])
+    named = given.get("network", {}).get("name") or ("layers" if given.get("network", {}).get("layers") else None)
+    if named is None and not ranked:
+        raise FathomError(f"No network fits inputs of kind {', '.join(sorted({i.kind for i in schema.inputs.values()}))}.")
+    name = named or ranked[0][1].name
+    entry = networks[name] if name != OWN else None
+    changes: dict[str, Any] = {"training.algorithm": algorithm, "network.name": name}
+    changes.update(general(schema, rows))
+    if entry is not None and (suggest := entry.about.get("training")):
+        changes.update(suggest(schema, rows))
+    # Where the user chose the network's shape or the optimizer, tuned extras of ours would only surprise.
+    open_keys = {key: value for key, value in changes.items() if not is_given(given, key)}
+    if any(is_given(given, key) for key in BUDGETS):
+        open_keys = {key: value for key, value in open_keys.items() if key not in BUDGETS}
+    rivals = [rival for _, rival in ranked if rival.name != name][:2]
+    reason = "you chose it" if named else str(entry.about["reason"] if entry else "")
+    return Choice(name, reason, [_rival(rival) for rival in rivals], open_keys)
+
+
+def _algorithm(schema: Schema) -> str:
+    for entry in algorithms:
+        if entry.about["suits"](schema):
+            return entry.name
+    raise FathomError("No algorithm fits this data: it has no target. Name a column with --target.")
+
+
+def _candidates(schema: Schema, rows: int, algorithm: str) -> list[tuple[float, Entry]]:
+    """Networks that fit, with how well."""
+    scored = [
+        (float(entry.about["suits"](schema, rows)), entry)
+        for entry in networks
+        if entry.about.get("algorithm") in (None, algorithm)
+    ]
+    return [(score, entry) for score, entry in scored if score > 0]
+
+
+def _rival(entry: Entry) -> dict[str, str]:
+    return {"name": entry.name, "pros": entry.about["pros"], "cons": entry.about["cons"]}
+
+
+def is_given(given: Mapping[str, Any], key: str) -> bool:
+    """Whether a dotted key stands in nested tables."""
+    table: Any = given
+    for part in key.split("."):
+        if not isinstance(table, Mapping) or part not in table:
+            return False
+        table = table[part]
+    return True
+
+
+def general(schema: Schema, rows: int) -> dict[str, Any]:
+    """Settings that depend on the data alone: batch, rate, epochs, and which weights are kept."""
+    pictures = any(item.kind == "image" for item in schema.inputs.values())
+    return {
+        "training.batch": batch_size(rows, pictures),
+        "training.learning_rate": 1e-3,
+        "training.epochs": 10,
+        # A schedule that ends at rate zero ends at its best; tables overfit sooner than that.
+        "training.keep": "last" if pictures else "best",
+    }
+
+
+def batch_size(rows: int, pictures: bool) -> int:
+    """The power of two nearest to the root of the rows: few steps for little data, little noise for much."""
+    power = round(math.log2(max(rows, 1)) / 2)
+    return int(2 ** min(max(power, 4), 8 if pictures else 12))
+
+
+def task_name(schema: Schema) -> str:
+    """The task in two words: "image classification", "table regression" ..."""
+    kinds = {item.kind for item in schema.inputs.values()}
+    what = "image" if kinds == {"image"} else "mixed" if "image" in kinds else "table"
+    targets = {item.kind for item in schema.targets.values()}
+    how = {"category": "classification", "number": "regression", "labels": "labelling"}
+    return f"{what} {how.get(next(iter(targets)), 'learning') if len(targets) == 1 else 'prediction'}"
+
+
+def layer_table(model: Model, batch: Batch) -> list[dict[str, Any]]:
+    """One line a layer, in the order in which they run.
+
+    Returns:
+        name, type, output (shape less the batch), parameters.
+    """
+    lines: list[dict[str, Any]] = []
+    handles = []
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            shape = list(output.shape[1:]) if isinstance(output, Tensor) else []
+            own = sum(p.numel() for p in module.parameters(recurse=False))
+            lines.append({"name": name, "type": type(module).__name__, "output": shape, "parameters": own})
+
+        return hook
+
+    for name, module in model.named_modules():
+        if not any(module.children()):
+            handles.append(module.register_forward_hook(watch(name.removeprefix("module."))))
+    try:
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            model(batch)
+        model.train(training)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return lines
+
+
+def parameters(models: Mapping[str, nn.Module]) -> int:
+    """Numbers that are learnt."""
+    return sum(p.numel() for model in models.values() for p in model.parameters())
+
+
+def memory(count: int, lines: list[dict[str, Any]], batch: int, data_bytes: int) -> int:
+    """Bytes at the peak of training: weights, gradients, two moments and an average; outputs kept for backward; data."""
+    kept = sum(math.prod(line["output"]) for line in lines) * batch * 4
+    return count * 4 * 5 + kept * 2 + data_bytes

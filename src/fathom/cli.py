@@ -1,0 +1,271 @@
+"""The command line: parses and prints, and knows nothing else.
+
+Progress goes to stderr, results to stdout. What a user did wrong is one sentence and exit code 2; `--debug` before the
+verb shows where it was raised. Everything heavy is imported inside the verb that needs it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from fathom.core.errors import FathomError
+from fathom.core.flags import FLAGS
+
+app = typer.Typer(
+    name="fathom",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""From your own data to a deep network you can trust, in one command per step.
+
+    \b
+    fathom fit digits                         a first run, on data that needs no download
+    fathom fit photos/ --epochs 5             a folder of class folders
+    fathom fit adult.csv --target income      a table
+    fathom predict runs/photos-1 cat.jpg
+
+    Any key of the recipe can be set as section.key=value: network.dropout=0.5 training.label_smoothing=0.1
+    """,
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or its name under runs/.")]
+KEYS = "section.key=value"
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option for each flag, and collect those that were given in `flags`."""
+
+    def call(**given: Any) -> Any:
+        flags = {name: given.pop(name) for name in FLAGS}
+        return command(**given, flags=flags)
+
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
+    options = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None,
+            annotation=Annotated[flag.type | None, typer.Option(f"--{name}", help=flag.help, show_default=False)],
+        )
+        for name, flag in FLAGS.items()
+    ]  # fmt: skip
+    call.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + options)  # type: ignore[attr-defined]
+    call.__annotations__ = {p.name: p.annotation for p in own + options}
+    call.__doc__, call.__name__ = command.__doc__, command.__name__
+    return call
+
+
+def assignments(words: list[str] | None) -> dict[str, Any]:
+    """The words `section.key=value` as changes to a recipe."""
+    from fathom.core.recipe import parse_assignment
+
+    return dict(parse_assignment(word) for word in words or [])
+
+
+def say(line: str) -> None:
+    """A line for people, on stderr."""
+    print(line, file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """A line for programs, on stdout."""
+    print(json.dumps(value, indent=1, default=str))
+
+
+@app.callback()
+def main_options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error was raised.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+) -> None:
+    """Options that stand before the verb."""
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"fathom {installed('fathom')}")
+        raise typer.Exit
+
+
+@app.command()
+@recipe_options
+def fit(
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Folder, file, built-in set or recipe.toml.", show_default=False)] = None,
+    keys: Annotated[list[str] | None, typer.Argument(metavar=KEYS, help="Any key of the recipe.", show_default=False)] = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped.", show_default=False)] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch a built-in set that is not on this machine.")] = False,
+    as_json: Json = False,
+    *,
+    flags: dict[str, Any],
+) -> None:
+    """Train a network on your data and judge it beside honest baselines."""
+    from fathom.verbs.fit import fit as run_fit
+
+    if data is not None and "=" in data and "." in data.partition("=")[0]:
+        data, keys = None, [data, *(keys or [])]
+    changes = {**flags, **assignments(keys), **({"data.download": True} if download else {})}
+    run = run_fit(data, resume=resume, tell=(lambda line: None) if as_json else say, **changes)
+    if as_json:
+        print_json({"run": str(run.path), **run.results})
+    else:
+        from fathom import console
+
+        console.print_run(run)
+
+
+@app.command()
+@recipe_options
+def plan(
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Folder, file, built-in set or recipe.toml.", show_default=False)] = None,
+    keys: Annotated[list[str] | None, typer.Argument(metavar=KEYS, help="Any key of the recipe.", show_default=False)] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch a built-in set that is not on this machine.")] = False,
+    as_json: Json = False,
+    *,
+    flags: dict[str, Any],
+) -> None:
+    """Show what fit would do, without training: schema, network and rivals, layers, time and memory."""
+    from fathom.verbs.plan import plan as make_plan
+
+    made = make_plan(data, **{**flags, **assignments(keys), **({"data.download": True} if download else {})})
+    if as_json:
+        print_json(made)
+    else:
+        from fathom import console
+
+        console.print_plan(made)
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Other data; the run's test split where not given.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge a run on its test split or on other data: metrics with intervals, baselines beside them."""
+    from fathom.verbs.evaluate import evaluate as judge
+
+    results = judge(run, data)
+    if as_json:
+        print_json(results)
+    else:
+        from fathom import console
+
+        console.print_results(results)
+
+
+@app.command()
+def predict(
+    run: RunArgument,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files or folders.")],
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Write a .csv, .parquet or .json file instead.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer new inputs, with confidence."""
+    from pathlib import Path
+
+    from fathom.verbs.predict import predict as answer
+    from fathom.verbs.predict import write_answers
+
+    answers = answer(run, *inputs)
+    if output:
+        write_answers(answers, Path(output))
+        say(f"{len(answers)} answers written to {output}")
+    elif as_json:
+        print_json(answers)
+    else:
+        from fathom import console
+
+        console.print_answers(answers)
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write the one-page report of a run again."""
+    from fathom.verbs.report import report as write
+
+    print(write(run))
+
+
+@app.command()
+def runs(
+    out: Annotated[str, typer.Option("--out", help="Folder of run folders.")] = "runs",
+    as_json: Json = False,
+) -> None:
+    """Show what was run."""
+    from fathom.verbs.runs import runs as all_runs
+
+    lines = all_runs(out)
+    if as_json:
+        print_json(lines)
+    else:
+        from fathom import console
+
+        console.print_runs(lines, out)
+
+
+@app.command()
+def compare(
+    chosen: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two or more runs.")],
+    as_json: Json = False,
+) -> None:
+    """Show runs side by side: results, and where their recipes differ."""
+    from fathom.verbs.runs import compare as side_by_side
+
+    table = side_by_side(*chosen)
+    if as_json:
+        print_json(table)
+    else:
+        from fathom import console
+
+        console.print_comparison(table)
+
+
+@app.command("list")
+def list_components(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="networks, fields, sources, algorithms, augmentations.")] = "networks",
+    as_json: Json = False,
+) -> None:
+    """Show every component of a kind, with its hyperparameters."""
+    from fathom.verbs.listing import listing
+
+    entries = listing(kind)
+    if as_json:
+        print_json(entries)
+    else:
+        from fathom import console
+
+        console.print_listing(kind, entries)
+
+
+def main() -> None:
+    """Run the command line, and turn what a user did wrong into a sentence and an exit code."""
+    from typer import _click as click
+
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+    except FathomError as error:
+        if debug:
+            raise
+        fail(str(error), error.exit_code)
+    except click.exceptions.UsageError as error:
+        hint = f"See: {error.ctx.command_path} --help" if error.ctx else "See: fathom --help"
+        fail(f"{error.format_message()} {hint}", 2)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        fail("Stopped.", 130)
+    except BrokenPipeError:
+        sys.exit(0)  # the reader of a pipe has left
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def fail(sentence: str, code: int) -> None:
+    """Say what is wrong and leave."""
+    print(f"fathom: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""What the command line shows people: tables of results, plans, answers, runs. Plain text where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+SHOWN = (
+    "accuracy", "balanced_accuracy", "f1", "auroc", "auprc", "log_loss", "ece", "exact_match", "rmse", "mae", "r2",
+)  # fmt: skip
+
+
+def console() -> Console:
+    """A console on stdout; colour only on a terminal and without NO_COLOR."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def table(*columns: str) -> Table:
+    """A light table; the first column is text, others are numbers."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(columns):
+        made.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    return made
+
+
+def estimate(value: Mapping[str, float]) -> str:
+    """0.948 (0.921 to 0.969)."""
+    return f"{number(value['value'])} ({number(value['low'])} to {number(value['high'])})"
+
+
+def number(value: float) -> str:
+    """Four significant digits, three places below one."""
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}" if abs(value) < 10_000 else f"{value:,.0f}"
+
+
+def words(metric: str) -> str:
+    """A metric's name as people write it."""
+    short = {"auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "rmse": "RMSE", "mae": "MAE", "mse": "MSE", "r2": "R2", "f1": "F1"}
+    head, _, last = metric.rpartition(".")
+    return f"{head} {short.get(last, last.replace('_', ' '))}".strip()
+
+
+def print_results(results: Mapping[str, Any]) -> None:
+    """The network beside its baselines, and the verdict."""
+    columns = {"network": results["test"], **results.get("baseline", {})}
+    shown = table("test", *columns)
+    names = [name for name in results["test"] if name.rpartition(".")[2] in SHOWN]
+    for metric in names:
+        cells = [estimate(values[metric]) if metric in values else "" for values in columns.values()]
+        shown.add_row(words(metric), *cells, style="bold" if metric == results["primary"] else None)
+    out = console()
+    out.print(shown)
+    out.print(results["verdict"])
+    for note in results.get("evaluation_notes", []):
+        out.print(f"Note: {note}", style="dim")
+
+
+def print_run(run: Any) -> None:
+    """The result of a finished run, and what to type next."""
+    results = run.results
+    print_results(results)
+    out = console()
+    seconds = results["seconds"]
+    out.print(
+        f"{results['parameters']:,} parameters; {results['kept']}; prepared in {seconds['prepare']:.1f} s, "
+        f"trained in {seconds['train']:.1f} s, judged in {seconds['evaluate']:.1f} s"
+    )
+    out.print(f"\nRun       {run.path}\nReport    {run.path / 'report.html'}", soft_wrap=True)
+    for command in results["next"]:
+        out.print(f"Next      {command}", soft_wrap=True)
+
+
+def print_plan(made: Mapping[str, Any]) -> None:
+    """What fit would do, its rivals, layers and cost."""
+    out = console()
+    for line in made["lines"]:
+        out.print(line, soft_wrap=True)
+    if made["rivals"]:
+        out.print("\nRivals")
+        for rival in made["rivals"]:
+            out.print(f"  {rival['name']:<12} + {rival['pros']}", soft_wrap=True)
+            out.print(f"  {'':<12} - {rival['cons']}", soft_wrap=True)
+    shown = table("layer", "type", "output", "parameters")
+    for layer in made["layers"]:
+        output = " x ".join(map(str, layer["output"]))
+        shown.add_row(layer["name"], layer["type"], output, f"{layer['parameters']:,}" if layer["parameters"] else "")
+    shown.add_row("all", "", "", f"{made['parameters']:,}", style="bold")
+    out.print(shown)
+    out.print(f"Time      about {duration(made['seconds'])} for {made['steps'] or 'as many'} steps on {made['threads']} thread{'s' * (made['threads'] != 1)}")
+    out.print(f"Memory    about {made['memory'] / 2**20:,.0f} MiB beside the libraries")
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3.5 minutes, 2.1 hours."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def print_answers(answers: Sequence[Mapping[str, Any]]) -> None:
+    """One row an input."""
+    from fathom.verbs.predict import flatten
+
+    flat = [flatten(dict(answer)) for answer in answers]
+    names = [name for name in dict.fromkeys(k for row in flat for k in row) if ".probabilities." not in f".{name}"]
+    shown = table(*names)
+    for row in flat:
+        shown.add_row(*[f"{v:.3f}" if isinstance(v := row.get(name, ""), float) else str(v) for name in names])
+    console().print(shown)
+
+
+def print_runs(lines: Sequence[Mapping[str, Any]], out: str) -> None:
+    """One row a run."""
+    if not lines:
+        console().print(f"No runs in {out}/ yet. Start with: fathom fit digits")
+        return
+    shown = table("run", "began", "task", "network", "result", "seconds")
+    for line in lines:
+        finished = line["state"] == "finished"
+        result = f"{words(line['metric'])} {estimate(line)}" if finished else line["state"]
+        shown.add_row(line["name"], line["began"], line.get("task", ""), line.get("network", ""), result, str(line.get("seconds", "")))
+    console().print(shown)
+
+
+def print_comparison(compared: Mapping[str, Any]) -> None:
+    """Runs as columns: metrics, cost, and the keys in which their recipes differ."""
+    shown = table("", *compared["runs"])
+    for metric, values in compared["metrics"].items():
+        if metric.rpartition(".")[2] in SHOWN:
+            shown.add_row(words(metric), *map(estimate, values))
+    shown.add_row("seconds of training", *[f"{value:.1f}" for value in compared["seconds"]])
+    shown.add_row("parameters", *[f"{value:,}" for value in compared["parameters"]])
+    for key, values in compared["recipe"].items():
+        shown.add_row(key, *["" if value is None else str(value) for value in values], style="dim")
+    console().print(shown)
+
+
+def print_listing(kind: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Every component with its hyperparameters."""
+    out = console()
+    for entry in entries:
+        year = f" ({entry['year']})" if entry.get("year") else ""
+        out.print(f"[bold]{entry['name']}[/bold]{year}  {entry['summary']}", soft_wrap=True)
+        for key, sign in (("pros", "+"), ("cons", "-"), ("paper", "paper:")):
+            if entry.get(key):
+                out.print(f"    {sign} {entry[key]}", soft_wrap=True, markup=False)
+        for knob in entry["hyperparameters"]:
+            default = json_like(knob["default"])
+            out.print(f"    {knob['name']}={default}  {knob['help']}", soft_wrap=True, style="dim", markup=False)
+
+
+def json_like(value: Any) -> str:
+    """A default as one would type it."""
+    import json
+
+    return "" if value is None else json.dumps(value)

@@ -1,0 +1,72 @@
+"""Judge a predictor once on the test rows, beside baselines fitted on the same training rows."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import torch
+
+from fathom.analysis import evaluate
+from fathom.analysis.baseline import baselines
+from fathom.core.contract import Columns, Predictor, Schema, TensorSet
+from fathom.core.prepare import Prepared, file_columns
+from fathom.core.tensors import to_list
+
+PICTURE = 72  # pixels of a thumbnail's side
+
+
+def judge(prepared: Prepared, predictor: Predictor, seed: int) -> dict[str, Any]:
+    """The test part of results.json.
+
+    Args:
+        prepared: rows and splits.
+        predictor: what is deployed.
+        seed: of the resampling and of the baselines.
+    """
+    train, test = prepared.sets["train"], prepared.sets["test"]
+    outputs = predictor.outputs(test)
+    fitted, notes = baselines(prepared.schema, train, test, seed)
+    blocks = prepared.blocks[prepared.splits["test"]] if prepared.blocks is not None else None
+    metric = evaluate.primary(prepared.schema, evaluate.class_shares(train, prepared.schema))
+    results = evaluate.results(outputs, fitted, test, prepared.schema, seed, metric, blocks)
+    results["evaluation_notes"] = results.pop("notes") + notes
+    rows = prepared.splits["test"]
+    for mistake in results["mistakes"]:
+        show(mistake, int(rows[mistake["row"]]), prepared.columns, prepared.schema, test)
+    return results
+
+
+def show(mistake: dict[str, Any], row: int, columns: Columns, schema: Schema, test: TensorSet) -> None:
+    """Add the picture, or the raw values, of one row of the test split."""
+    encoded = test.batch(torch.tensor([mistake["row"]]))
+    mistake["row"] = row + 1
+    for name, item in schema.inputs.items():
+        if item.kind == "image":
+            mistake["picture"] = thumbnail(encoded[name][0].numpy())
+        else:
+            raw = columns.select(item.columns[:12]).slice(row, row + 1)
+            mistake.setdefault("values", {}).update({key: plain(to_list(raw[key])[0]) for key in raw})
+    for name in file_columns(schema, columns):
+        mistake["name"] = str(to_list(columns.slice(row, row + 1)[name])[0])
+
+
+def plain(value: Any) -> Any:
+    """A value that JSON can hold."""
+    return value if isinstance(value, str | int | bool | type(None)) else round(value, 6) if isinstance(value, float) and np.isfinite(value) else str(value)
+
+
+def thumbnail(pixels: np.ndarray) -> str:
+    """A picture (C, H, W) as the text of a data URI."""
+    from PIL import Image
+
+    values = pixels.astype(np.float32)
+    if pixels.dtype != np.uint8:
+        values = (values - values.min()) / max(float(np.ptp(values)), 1e-9) * 255
+    picture = Image.fromarray(values.clip(0, 255).astype(np.uint8).squeeze(0) if len(values) == 1 else values.astype(np.uint8).transpose(1, 2, 0))
+    picture.thumbnail((PICTURE, PICTURE))
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

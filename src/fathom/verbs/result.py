@@ -1,0 +1,134 @@
+"""A finished run in Python: its results, its network, and the verbs that go on from it."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fathom.core.contract import Model, Predictor, Schema
+from fathom.core.recipe import Recipe
+from fathom.core.registry import algorithms
+from fathom.core.run import RunFolder, read_json, read_lines
+from fathom.deliver.bundle import Bundle, read_bundle
+
+
+class Run:
+    """One run folder.
+
+    Args:
+        folder: where it lies.
+        module: the user's own network, where the run was trained with one.
+    """
+
+    def __init__(self, folder: RunFolder, module: nn.Module | None = None) -> None:
+        self.folder = folder
+        self._own = module
+
+    @property
+    def path(self) -> Path:
+        """The run folder."""
+        return self.folder.path
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """The content of results.json."""
+        return read_json(self.folder.file("results.json"))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """{"test": {metric: Estimate}, "baseline": {name: {metric: Estimate}}}."""
+        from fathom.analysis.evaluate import Estimate
+
+        def estimates(table: Mapping[str, Any]) -> dict[str, Estimate]:
+            return {name: Estimate.from_json(value) for name, value in table.items()}
+
+        baseline = {name: estimates(table) for name, table in self.results["baseline"].items()}
+        return {"test": estimates(self.results["test"]), "baseline": baseline}
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return Recipe.parse(Recipe.read(self.folder.file("recipe.toml")))
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Loss and metrics of each epoch."""
+        return read_lines(self.folder.file("metrics.jsonl"))
+
+    @cached_property
+    def bundle(self) -> Bundle:
+        """The loaded deployable."""
+        return read_bundle(self.folder.file("model"), self._own, adopt)
+
+    @property
+    def module(self) -> Model:
+        """The network as a plain `torch.nn.Module`: encoded inputs by name -> outputs by target."""
+        return next(iter(self.bundle.models.values()))
+
+    @property
+    def schema(self) -> Schema:
+        """Fitted inputs and targets."""
+        return self.bundle.schema
+
+    @property
+    def predictor(self) -> Predictor:
+        """What analysis and delivery work with."""
+        made: Predictor = algorithms[self.bundle.algorithm].make.deploy(self.schema, self.bundle.models)
+        return made
+
+    def predict(self, *inputs: Any) -> list[dict[str, Any]]:
+        """Answers for raw inputs: `run.predict("new.jpg")`, `run.predict(frame)`."""
+        from fathom.verbs.predict import predict
+
+        return predict(self, *inputs)
+
+    def evaluate(self, data: Any = None, **flags: Any) -> dict[str, Any]:
+        """Metrics with intervals on other data, or on the test split again."""
+        from fathom.verbs.evaluate import evaluate
+
+        return evaluate(self, data, **flags)
+
+    def report(self) -> Path:
+        """Write report.html again and say where it is."""
+        from fathom.analysis.report import write_report
+
+        return write_report(self.folder)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        rows = []
+        for name, table in [("network", self.metrics["test"]), *self.metrics["baseline"].items()]:
+            cells = "".join(f"<td>{html.escape(str(estimate))}</td>" for estimate in list(table.values())[:4])
+            rows.append(f"<tr><th style='text-align:left'>{html.escape(name)}</th>{cells}</tr>")
+        head = "".join(f"<th>{html.escape(metric.replace('_', ' '))}</th>" for metric in list(self.metrics["test"])[:4])
+        told = html.escape(self.results["verdict"])
+        return f"<p><b>{html.escape(str(self.path))}</b>: {told}</p><table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+
+
+def adopt(module: nn.Module, schema: Schema) -> nn.Module:
+    """A user's own network behind the interface of ours, checked on two made-up rows."""
+    from fathom.networks import own
+
+    return own.adopt(module, schema, [torch.zeros(2, *item.shape) for item in schema.inputs.values()])
+
+
+def load(run: str | Path | Run, module: nn.Module | None = None) -> Run:
+    """A run from its folder or name.
+
+    Args:
+        run: path, or name under runs/.
+        module: your own network, where the run was trained with one.
+
+    Raises:
+        RunError: there is no such run, or a file of it is damaged.
+    """
+    return run if isinstance(run, Run) and module is None else Run(run.folder if isinstance(run, Run) else RunFolder.open(run), module)

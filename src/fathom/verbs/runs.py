@@ -1,0 +1,71 @@
+"""`fathom runs` and `fathom compare`: what was run, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fathom.core.errors import FathomError, RunError
+from fathom.core.recipe import Recipe
+from fathom.core.run import RunFolder, read_json
+from fathom.verbs.result import Run, load
+
+
+def runs(out: str | Path = "runs") -> list[dict[str, Any]]:
+    """Every run in a folder, oldest first: name, state, task, network, primary metric, seconds."""
+    return [_line(RunFolder(path)) for path in RunFolder.all(Path(out))]
+
+
+def _line(folder: RunFolder) -> dict[str, Any]:
+    began = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.file("recipe.toml").stat().st_mtime))
+    line: dict[str, Any] = {"name": folder.name, "state": "unfinished", "began": began}
+    try:
+        results = read_json(folder.file("results.json"))
+    except RunError:
+        line["state"] = "damaged" if folder.file("results.json").exists() else "unfinished"
+        return line
+    primary = results["primary"]
+    return {
+        **line, "state": "finished", "task": results["task"], "network": results["network"]["name"], "metric": primary,
+        **results["test"][primary], "seconds": round(results["seconds"]["train"], 1), "parameters": results["parameters"],
+    }  # fmt: skip
+
+
+def compare(*chosen: Run | str | Path) -> dict[str, Any]:
+    """Results and recipe differences of two or more runs.
+
+    Returns:
+        "runs" (names), "metrics" (metric -> an estimate for each run), "recipe" (key -> a value for each run, only
+        where they differ), "seconds", "parameters".
+
+    Raises:
+        FathomError: fewer than two runs.
+    """
+    if len(chosen) < 2:
+        raise FathomError("compare needs two or more runs, as in: fathom compare runs/digits-1 runs/digits-2")
+    opened = [load(run) for run in chosen]
+    results = [run.results for run in opened]
+    shared = [m for m in results[0]["test"] if all(m in r["test"] for r in results)]
+    return {
+        "runs": [str(run.path) for run in opened],
+        "metrics": {m: [r["test"][m] for r in results] for m in shared},
+        "recipe": differences([run.recipe for run in opened]),
+        "seconds": [r["seconds"]["train"] for r in results],
+        "parameters": [r["parameters"] for r in results],
+    }
+
+
+def differences(recipes: Sequence[Recipe]) -> dict[str, list[Any]]:
+    """Dotted keys whose values differ."""
+    flat = [_flat(recipe.tables()) for recipe in recipes]
+    keys = sorted({key for table in flat for key in table} - {"training.name", "training.out", "training.threads"})
+    found = {key: [table.get(key) for table in flat] for key in keys}
+    return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, value in tree.items() for k, v in _flat(value, f"{prefix}.{key}" if prefix else key).items()}
