@@ -1,11 +1,12 @@
-"""What every tool of the benchmark shares: the works, their data, first weights and batch order, and one measurement.
+"""What every tool of the benchmark shares: works, data, first weights, batch order and the measurement.
 
-The preparation (`python benchmarks/common.py --data FOLDER --work mlp --rows 12000`) reads the data sets named by
-FATHOM_DATA once and writes plain numpy files, so that every tool reads the same bytes:
+The preparation (`python benchmarks/common.py --data FOLDER --work mlp --rows 12000`) reads the data sets that
+FATHOM_DATA names once and writes plain numpy files, so that every tool reads the same bytes:
 
-    mnist-train-images.npy    (N, H, W, C) uint8        mnist-train-labels.npy    (N,) int64        (and -test-)
-    mlp-weights.npz           first weights, named and laid out as in the state of a PyTorch `nn.Sequential`
-    mnist-12000-order.npy     (EPOCHS, rows) int64, row e is the order in which epoch e visits the rows
+    mnist-train-images.npy    (N, H, W, C) uint8; the same for `test`
+    mnist-train-labels.npy    (N,) int64
+    mlp-weights.npz           first weights, named and laid out as in the state of an `nn.Sequential`
+    mnist-12000-order.npy     (EPOCHS, rows) int64; row e is the order in which epoch e visits the rows
 
 An adapter parses its command line and writes its result through `Measurement`.
 """
@@ -27,8 +28,8 @@ from pathlib import Path
 import numpy
 
 IMPORTED_AT = time.time()
-# Adam's constants, as float32 has them: some tools keep them in single and some in double precision. PyTorch and Keras
-# add epsilon at different places, so it is too small to be seen.
+# Adam's constants, as float32 has them, since some tools keep them in float32 and some in float64. PyTorch
+# and Keras add epsilon at different places, so it is too small to be seen.
 LEARNING_RATE, *BETAS = (float(numpy.float32(value)) for value in (1e-3, 0.9, 0.999))
 EPSILON = 1e-16
 CURVE_STEPS = 100
@@ -91,14 +92,15 @@ WORKS = {
             data="mnist",
             batch=64,
             layers=(
-                ("flatten",), ("dense", 784, 128), ("relu",), ("dense", 128, 64), ("relu",), ("dense", 64, 10),
+                ("flatten",),
+                ("dense", 784, 128), ("relu",), ("dense", 128, 64), ("relu",), ("dense", 64, 10),
             ),
             parameters=109_386,
         ),
         Work(
             name="cifar",
-            title="CIFAR-10, conv 32 3x3 relu, max-pool 2, conv 64 3x3 relu, max-pool 2, dense 64 relu, dense 10; "
-            "Adam 1e-3, batch 32",
+            title="CIFAR-10, conv 32 3x3 relu, max-pool 2, conv 64 3x3 relu, max-pool 2, dense 64 relu, "
+            "dense 10; Adam 1e-3, batch 32",
             data="cifar10",
             batch=32,
             layers=(
@@ -143,7 +145,8 @@ def read_cifar10(split: str) -> tuple[numpy.ndarray, numpy.ndarray]:
     import pyarrow.parquet
     from PIL import Image
 
-    table = pyarrow.parquet.read_table(data_folder() / "cifar10" / f"{split}.parquet", columns=["image", "label"])
+    path = data_folder() / "cifar10" / f"{split}.parquet"
+    table = pyarrow.parquet.read_table(path, columns=["image", "label"])
     images = numpy.empty((len(table), 32, 32, 3), numpy.uint8)
     for row, content in enumerate(table["image"]):
         images[row] = numpy.asarray(Image.open(io.BytesIO(content.as_py())).convert("RGB"))
@@ -169,15 +172,14 @@ def prepare(work: Work, rows: int | None, folder: Path) -> int:
     """Write what is missing in `folder`, and return the number of training rows of this work."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
-        images_path, labels_path = (folder / f"{work.data}-{split}-{part}.npy" for part in ("images", "labels"))
-        if not (images_path.exists() and labels_path.exists()):
-            images, labels = READERS[work.data](split)
-            numpy.save(images_path, images)
-            numpy.save(labels_path, labels)
+        paths = [folder / f"{work.data}-{split}-{part}.npy" for part in ("images", "labels")]
+        if not all(path.exists() for path in paths):
+            for path, array in zip(paths, READERS[work.data](split), strict=True):
+                numpy.save(path, array)
     available = len(numpy.load(folder / f"{work.data}-train-labels.npy", mmap_mode="r"))
     rows = rows or available
     if not 1 <= rows <= available:
-        raise BenchmarkError(f"--rows {rows} is not possible: {work.data} has 1 to {available} training rows to give.")
+        raise BenchmarkError(f"--rows {rows} is not possible: {work.data} has {available} training rows.")
     order = [numpy.random.default_rng((SEED, epoch)).permutation(rows) for epoch in range(EPOCHS)]
     numpy.save(folder / f"{work.data}-{rows}-order.npy", numpy.stack(order))
     numpy.savez(folder / f"{work.name}-weights.npz", **first_weights(work))
@@ -213,8 +215,8 @@ class Prepared:
 class Measurement:
     """The command line of one adapter, its clocks, and the JSON it writes.
 
-    The clocks run in this order: the imports end when the measurement is made, the preparation ends with `prepared()`,
-    and every epoch lies between `epoch_begins()` and `epoch_ends()`.
+    The clocks: imports end when the measurement is made, preparation ends with `prepared()`, and every epoch
+    lies between `epoch_begins()` and `epoch_ends()`.
     """
 
     def __init__(self, tool: str, distributions: tuple[str, ...]):
@@ -226,11 +228,13 @@ class Measurement:
         parser.add_argument("--threads", type=int, default=1)
         parser.add_argument("--data", type=Path, required=True, help="folder written by `common.py`")
         parser.add_argument("--json", type=Path, help="file to write the result to")
-        parser.add_argument("--curve", action="store_true", help=f"record the first {CURVE_STEPS} losses, untimed")
+        parser.add_argument("--curve", action="store_true", help=f"record the first {CURVE_STEPS} losses")
         parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
         options = parser.parse_args()
         if not 1 <= options.epochs <= EPOCHS:
-            parser.error(f"--epochs {options.epochs} is not possible: the batch order is written for 1 to {EPOCHS} epochs.")
+            parser.error(f"--epochs {options.epochs} is not possible, use 1 to {EPOCHS}")
+        if not (options.data / f"{WORKS[options.work].data}-{options.rows}-order.npy").exists():
+            parser.error(f"{options.data} holds no order of {options.rows} rows: run common.py first")
         self.curve: bool = options.curve
         self.epochs: int = options.epochs
         self.threads: int = options.threads

@@ -63,7 +63,7 @@ def reference(probability, target, weight):
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     rows=st.integers(8, 60),
@@ -78,7 +78,7 @@ def test_classification_is_that_of_scikit_learn(seed, rows, classes, levels, wei
         assert float(mine[name]) == pytest.approx(value, abs=1e-9), name
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), classes=st.integers(2, 4))
 def test_every_resample_is_that_of_its_own_weights(seed, classes):
     probability, target, _ = problem(seed, 30, classes, 3)

@@ -1,4 +1,4 @@
-"""fastai: `Learner.fit` with fastai's own Adam, set to the constants of the paper (fastai's defaults differ)."""
+"""fastai: `Learner.fit` with fastai's own Adam, set to the shared constants (its defaults differ)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from common import BETAS, EPSILON, LEARNING_RATE, Measurement
 from fastai.callback.core import Callback, CancelValidException
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner
+from fastai.learner import Learner, Recorder
 from fastai.optimizer import Adam
 from torch import nn
 from torch_parts import network, set_up, test_answers, training_loader
@@ -45,6 +45,8 @@ def main() -> None:
         opt_func=partial(Adam, mom=BETAS[0], sqr_mom=BETAS[1], eps=EPSILON, wd=0.0),
         cbs=[Clock(measurement)],
     )
+    if measurement.data.dtype == "float64":
+        learner.remove_cb(Recorder)  # its running mean is kept in float32
     measurement.prepared()
 
     with learner.no_logging():

@@ -1,7 +1,7 @@
 """Keras 3 on the backend named by KERAS_BACKEND (tensorflow or torch): `model.fit` on numpy arrays.
 
-Keras reads arrays fastest in their own order, so the rows of each epoch are laid out in the shared order before its
-clock starts, and `fit` is called once an epoch with `shuffle=False`.
+Keras reads arrays fastest in their own order, so the rows of each epoch are laid out in the shared order
+before its clock starts, and `fit` is called once an epoch with `shuffle=False`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def network(work: Work, shape: tuple[int, ...]) -> keras.Model:
 
 
 def set_weights(model: keras.Model, weights: dict[str, numpy.ndarray]) -> None:
-    """Copy weights in PyTorch layout: kernels are transposed, and the rows after a flatten go from CHW to HWC."""
+    """Copy weights in PyTorch layout: kernels are transposed, rows after a flatten go from CHW to HWC."""
     values = iter(weights.values())
     flattened: tuple[int, ...] = ()
     for layer in model.layers:
@@ -66,7 +66,7 @@ def set_weights(model: keras.Model, weights: dict[str, numpy.ndarray]) -> None:
 
 
 def lay_out(data: Prepared, epoch: int, images: numpy.ndarray, labels: numpy.ndarray) -> None:
-    """Fill `images` and `labels` with the rows in the order of one epoch, a chunk at a time to spare memory."""
+    """Fill `images` and `labels` in the order of one epoch, a chunk at a time to spare memory."""
     order = data.order[epoch]
     for start in range(0, len(order), LAYOUT_CHUNK):
         rows = order[start : start + LAYOUT_CHUNK]

@@ -1,4 +1,4 @@
-"""PyTorch Lightning (the distribution `pytorch-lightning`): `Trainer.fit`, without bars, loggers and checkpoints."""
+"""PyTorch Lightning (the distribution `pytorch-lightning`): `Trainer.fit` without its bars and loggers."""
 
 from __future__ import annotations
 

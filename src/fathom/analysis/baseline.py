@@ -36,7 +36,8 @@ from fathom.core.tensors import Batch, TensorSet
 
 SIDE = 16  # pixels to which an image is averaged at most
 ITERATIONS = 100  # of lbfgs
-STRENGTH = 1.0  # scikit-learn's C, for standardized features
+STRENGTH = 1.0  # scikit-learn's C, for standardized columns
+PIXELS_STRENGTH = 0.1  # the same for pixels, which are many and alike
 PENALTY = 1.0  # of ridge regression
 ROUNDS = 100  # of boosting, where there are at most ten classes
 CLIP = 10.0  # standard deviations; a pixel that is almost always black would dominate otherwise
@@ -215,13 +216,14 @@ def _approaches(schema: Schema, layout: Layout, features: np.ndarray, seed: int)
     """What suits the inputs."""
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    suffix = ""
+    suffix, strength = "", STRENGTH
     if layout.names["image"]:
+        strength = PIXELS_STRENGTH
         suffix = " on pixels" if layout.width == layout.widths["image"] else " on pixels and columns"
     linear = Approach(
         _joined(schema, LINEAR) + suffix,
         _linear_features(layout),
-        lambda: LogisticRegression(C=STRENGTH, max_iter=ITERATIONS),
+        lambda: LogisticRegression(C=strength, max_iter=ITERATIONS),
         lambda: Ridge(alpha=PENALTY),
     )
     return [linear] if layout.names["image"] else [linear, _boosting(schema, layout, features, seed)]

@@ -97,9 +97,9 @@ class Estimate:
         return f"{self.value:{sign}.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
 
     def _decimals(self) -> int:
-        """Three between 0.001 and 1; beyond, what shows four digits of large and three of small figures."""
+        """Three between 0.0005 and 1; beyond, what shows four digits of large and three of small figures."""
         largest = max(abs(self.value), abs(self.low), abs(self.high))
-        if largest == 0 or not math.isfinite(largest) or 0.001 <= largest < 1:
+        if largest == 0 or not math.isfinite(largest) or 0.0005 <= largest < 1:
             return 3
         power = math.floor(math.log10(largest))
         return max(0, 3 - power) if largest >= 1 else min(2 - power, 9)

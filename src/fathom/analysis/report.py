@@ -1,14 +1,15 @@
-"""The report: one offline page that says what a run learnt, how well, compared with what, and what to try next.
+"""The report: one offline page that says what a run learnt, how well, compared with what, and what is next.
 
-    write_report(folder)      run folder -> report.html, under 1 MB, no script, no network, light and dark, printable
+    write_report(folder)      run folder -> report.html: under 1 MB, no script, no network, light and dark
     result_table(results)     one row a metric: the network beside its baselines, the best one marked
     suggestions(evidence)     what to try next: the `RULES`, each a pure function (Evidence) -> Advice or None
 
     run folder ──read──▶ Evidence ──view──▶ numbers and texts ──report.html.j2──▶ report.html
 
-Everything that stands on the page comes from the files of the run. A file that is missing or damaged costs its
-section, which then says so. Python computes positions in percent; the template draws them as SVG and CSS. Every text is
-escaped by the template, a name is data and never markup, and the page forbids scripts and requests (CSP).
+Everything that stands on the page comes from the files of the run. A file that is missing or damaged costs
+its section, which then says so. Python computes positions in percent; the template draws them as SVG and CSS.
+Every text is escaped by the template: a name is data and never markup. The page forbids scripts and requests
+(CSP). It stays under the limit because every list has a most, and says what it leaves out.
 """
 
 from __future__ import annotations
@@ -25,18 +26,20 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fathom.core.callbacks import better
+from fathom.core import callbacks
+from fathom.core.contract import Field
 from fathom.core.errors import FathomError, RunError
 from fathom.core.recipe import Recipe
+from fathom.core.registry import fields as kinds_of_field
 from fathom.core.run import SEAL, RunFolder, read_json, read_lines, write_atomic
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 LIMIT = 1_000_000  # bytes of a report
-# (bytes of pictures, targets shown), tried in turn until the page is under the limit; the page says what it leaves out.
+# (bytes of pictures, targets shown), tried in turn until the page is under the limit.
 BUDGETS = ((600_000, 12), (150_000, 12), (0, 3), (0, 1))
-MODELS, METRICS = 12, 40
+MODELS, METRICS, COLUMNS = 12, 40, 24
 MISTAKES, VALUES, CLASSES, MATRIX, PAIRS = 24, 8, 200, 20, 20
 FIELDS, LAYERS, POINTS, EPOCHS, NOTES, ENTRIES, RIVALS, TEXT = 40, 200, 2000, 400, 40, 80, 8, 60_000
 
@@ -100,9 +103,11 @@ class Evidence:
         return default if value is None else value
 
     def repeat(self, *changes: str) -> str:
-        """The command that repeats the run with keys changed; only the keys where the data came from memory."""
+        """The command that repeats the run with keys changed; only the keys where data came from memory."""
         if not self.setting("data.location"):
             return " ".join(shlex.quote(change) for change in changes)
+        if self.setting("training.name"):  # a name can be taken once only
+            changes = (*changes, f"training.name={self.name}-2")
         return shlex.join(["fathom", "fit", f"{self.place}/recipe.toml", *changes])
 
     def series(self, name: str) -> list[float]:
@@ -117,10 +122,11 @@ def read_evidence(folder: RunFolder) -> Evidence:
     if not lines:
         missing["metrics.jsonl"] = "No epoch was finished, so there is nothing to draw."
     recipe, text = _read_recipe(folder.file("recipe.toml"), missing)
-    return Evidence(
-        folder.path.resolve().name, str(folder.path), _read(folder.file("results.json"), missing), lines, recipe, text,
-        _read(folder.file("schema.json"), missing), _read(folder.file("environment.json"), missing), missing,
-    )  # fmt: skip
+    results, schema, environment = (
+        _read(folder.file(name), missing) for name in ("results.json", "schema.json", "environment.json")
+    )
+    name = folder.path.resolve().name
+    return Evidence(name, str(folder.path), results, lines, recipe, text, schema, environment, missing)
 
 
 def _read(path: Path, missing: dict[str, str]) -> Table:
@@ -145,12 +151,19 @@ def _read_recipe(path: Path, missing: dict[str, str]) -> tuple[Table, str]:
         return {}, ""
 
 
-# ── numbers as text ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ---- numbers as text
 
 NAMES = {
-    "auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "f1": "F1", "r2": "R²", "mse": "MSE", "rmse": "RMSE", "mae": "MAE",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "ece": "ECE",
+    "f1": "F1",
+    "r2": "R²",
+    "mse": "MSE",
+    "rmse": "RMSE",
+    "mae": "MAE",
     "log_loss": "log loss",
-}  # fmt: skip
+}
 SHARES = {"accuracy", "precision", "recall", "specificity", "f1"}  # read as percent
 FIXED = {"auroc", "auprc", "ece", "r2", "brier"}  # read with three decimals
 NONE = "–"
@@ -164,17 +177,32 @@ def finite(value: Any) -> float | None:
 
 
 def words(name: str) -> list[str]:
-    """The parts of a metric's name: "income/f1_macro" -> income, f1, macro."""
+    """The parts of a metric's name: "income.f1" -> income, f1."""
     return [word for word in re.split(r"[/._\s]+", name.lower()) if word]
+
+
+def parted(name: str) -> tuple[str, str]:
+    """(target, metric) of a metric's name; the target is "" where there is only one.
+
+    >>> parted("income.auroc"), parted("auroc")
+    (('income', 'auroc'), ('', 'auroc'))
+    """
+    target, _, metric = name.rpartition(".")
+    return target, metric
+
+
+def better(name: str, one: float, other: float) -> bool:
+    """Whether `one` is a better value of this metric than `other`."""
+    return callbacks.better(parted(name)[1], one, other)
 
 
 def metric_label(name: str) -> str:
     """A metric's name as people write it.
 
-    >>> metric_label("balanced_accuracy"), metric_label("income/auroc"), metric_label("r2")
+    >>> metric_label("balanced_accuracy"), metric_label("income.auroc"), metric_label("r2")
     ('balanced accuracy', 'income: AUROC', 'R²')
     """
-    target, _, metric = name.rpartition("/")
+    target, metric = parted(name)
     text = NAMES.get(metric) or " ".join(NAMES.get(word, word) for word in metric.split("_"))
     return f"{target}: {text}" if target else text
 
@@ -182,15 +210,22 @@ def metric_label(name: str) -> str:
 def metric_text(name: str, value: Any) -> str:
     """A metric's value as people read it.
 
-    >>> metric_text("accuracy", 0.98057), metric_text("auroc", 0.9), metric_text("mse", 2859.69), metric_text("mse", None)
-    ('98.1 %', '0.900', '2,860', '–')
+    >>> metric_text("accuracy", 0.98057), metric_text("auroc", 0.9), metric_text("mse", 2859.69)
+    ('98.1 %', '0.900', '2,860')
     """
     number = finite(value)
     if number is None:
         return NONE
-    if SHARES & set(words(name)):
+    if is_share(name):
         return percent(number)
-    return f"{number:.3f}" if FIXED & set(words(name)) else number_text(number)
+    if FIXED & set(words(parted(name)[1])):
+        return f"{number:z.3f}"
+    return f"{number:#.4g}" if 1e-4 <= abs(number) < 1000 else number_text(number)
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric is read as percent."""
+    return bool(SHARES & set(words(parted(name)[1])))
 
 
 def interval_text(name: str, low: Any, high: Any) -> str:
@@ -242,8 +277,10 @@ def seconds_text(value: Any) -> str:
         return NONE
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes = int(round(seconds)) // 60
-    return f"{minutes} min {round(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    minutes = round(seconds) // 60
+    if minutes < 60:
+        return f"{minutes} min {round(seconds) % 60} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def count_text(count: int, one: str) -> str:
@@ -257,7 +294,9 @@ def count_text(count: int, one: str) -> str:
 
 def shorten(value: Any, length: int = 80) -> str:
     """Text cut to a length, with a sign that it was."""
-    text = number_text(value) if isinstance(value, int | float) else str(value)
+    if isinstance(value, list | tuple):
+        return shorten(listed(value, 8) or "none", length)
+    text = number_text(value)
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -270,12 +309,22 @@ def shape_text(value: Any) -> str:
     return " × ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
+def sentence(text: Any) -> str:
+    """A remark as a sentence.
+
+    >>> sentence("quick, few settings")
+    'Quick, few settings.'
+    """
+    text = capital(str(text).strip())
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
 def capital(text: str) -> str:
     """The text with a capital first letter, the others as they are."""
     return text[:1].upper() + text[1:]
 
 
-# ── the result beside its baselines ───────────────────────────────────────────────────────────────────────────────────
+# ---- the result beside its baselines
 
 
 @dataclass(frozen=True)
@@ -315,7 +364,7 @@ class ResultRow:
         label: its name as people write it.
         primary: whether it is the figure that decides.
         cells: one a model.
-        axis: the scale that holds the network and the best baseline; a hopeless baseline must not flatten their difference.
+        axis: the scale, which holds the network and the best baseline: a hopeless one must not flatten it.
     """
 
     metric: str
@@ -365,7 +414,8 @@ def _result_row(metric: str, models: Mapping[str, Table], primary: bool) -> Resu
     values = [value for value, _, _ in found.values() if value is not None]
     cells = []
     for model, (value, low, high) in found.items():
-        best = len(values) > 1 and value is not None and not any(better(metric, other, value) for other in values)
+        beaten = value is None or any(better(metric, other, value) for other in values)
+        best = len(values) > 1 and not beaten
         text, interval = metric_text(metric, value), interval_text(metric, low, high)
         cells.append(Cell(model, value, low, high, text, interval, best, *_place(axis, value, low, high)))
     return ResultRow(metric, metric_label(metric), primary, cells, axis)
@@ -378,15 +428,19 @@ def _scale(metric: str, found: Mapping[str, tuple[float | None, float | None, fl
     for other in others:
         if other[0] is not None and (not rival or better(metric, other[0], rival[0] or 0.0)):
             rival = other
-    return Axis.around([number for number in [*mine, *rival] if number is not None])
+    most = 1.0 if is_share(metric) else math.inf
+    return Axis.around([min(number, most) for number in [*mine, *rival] if number is not None])
 
 
-def _place(axis: Axis, value: float | None, low: float | None, high: float | None) -> tuple[float, float, float, str]:
-    """Where a value and its interval stand on the scale, cut at its ends."""
+def _place(
+    axis: Axis, value: float | None, low: float | None, high: float | None
+) -> tuple[float, float, float, str]:
+    """Where a value and its interval stand on the scale, cut at its ends: point, left, width, beyond."""
     if value is None:
         return 0.0, 0.0, 0.0, ""
     beyond = "left" if value < axis.low - 1e-12 else "right" if value > axis.high + 1e-12 else ""
-    point, left, right = (min(100.0, max(0.0, axis.at(end))) for end in (value, low if low is not None else value, high if high is not None else value))
+    ends = (value, value if low is None else low, value if high is None else high)
+    point, left, right = (min(100.0, max(0.0, axis.at(end))) for end in ends)
     return round(point, 2), round(left, 2), round(right - left, 2), beyond
 
 
@@ -398,20 +452,19 @@ def estimate(value: Any) -> tuple[float | None, float | None, float | None]:
 
 
 def is_better(results: Table) -> bool | None:
-    """What the verdict says: the network is better than its baselines, is not, or None where nothing was compared."""
-    verdict = str(results.get("verdict") or "").lower()
-    if not verdict:
-        return None
-    return not re.search(r"\b(not|worse|no better|neither)\b", verdict)
+    """What the verdict says: the network is better, is not, or None where nothing was compared."""
+    found = re.search(r"\bis (better|worse|not better)\b", str(results.get("verdict") or ""))
+    return found.group(1) == "better" if found else None
 
 
 def best_baseline(results: Table) -> str | None:
     """The baseline that did best on the primary metric."""
     metric, models = primary_metric(results), results.get("baseline", {})
-    return next((name for name in _ranked(models, metric) if estimate(models[name].get(metric))[0] is not None), None)
+    able = [name for name in _ranked(models, metric) if estimate(models[name].get(metric))[0] is not None]
+    return able[0] if able else None
 
 
-# ── what to try next ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ---- what to try next
 
 
 @dataclass(frozen=True)
@@ -429,22 +482,40 @@ class Advice:
     command: str = ""
 
 
+def is_damaged(evidence: Evidence) -> bool:
+    """Whether there are results that cannot be trusted."""
+    return "is damaged" in evidence.missing.get("results.json", "")
+
+
+def repeat_damaged(evidence: Evidence) -> Advice | None:
+    """The results were changed after they were written."""
+    if not is_damaged(evidence):
+        return None
+    return Advice("Repeat this run", "Its results are damaged and cannot be trusted.", evidence.repeat())
+
+
 def go_on(evidence: Evidence) -> Advice | None:
     """The run stopped before it was evaluated."""
-    if evidence.results:
+    if evidence.results or is_damaged(evidence):
         return None
     done = count_text(len(evidence.lines), "epoch")
     why = f"The run ended after {done}, before it was evaluated."
     return Advice("Finish this run", why, shlex.join(["fathom", "fit", "--resume", evidence.place]))
 
 
+def broken_epochs(evidence: Evidence) -> list[int]:
+    """The epochs whose training loss was not a finite number."""
+    losses = [line.get("train/loss", 0.0) for line in evidence.lines]
+    return [epoch for epoch, loss in enumerate(losses, 1) if finite(loss) is None]
+
+
 def lower_the_rate(evidence: Evidence) -> Advice | None:
     """The loss was not finite."""
-    broken = [i for i, line in enumerate(evidence.lines, 1) if "train/loss" in line and finite(line["train/loss"]) is None]
+    broken = broken_epochs(evidence)
     if not broken:
         return None
     rate = finite(evidence.setting("training.learning_rate")) or finite(evidence.lines[0].get("rate")) or 1e-3
-    why = f"The training loss was not a finite number at epoch {broken[0]}; most often the steps were too large."
+    why = f"Training loss was not a finite number at epoch {broken[0]}; most often the steps were too large."
     return Advice("Take smaller steps", why, evidence.repeat(f"training.learning_rate={rate / 10:.2g}"))
 
 
@@ -454,11 +525,9 @@ def prefer_the_baseline(evidence: Evidence) -> Advice | None:
         return None
     name = best_baseline(evidence.results) or "the baseline"
     location = evidence.setting("data.location")
-    why = "The difference on the test rows is no larger than chance. The simpler model is cheaper and easier to explain."
-    return Advice(
-        f"Use {name} until a network is clearly better", why,
-        f"{shlex.join(['fathom', 'plan', str(location)])}  # other networks for this data" if location else "",
-    )  # fmt: skip
+    why = f"{shorten(evidence.results['verdict'], 300)} The simpler model is cheaper and easier to explain."
+    command = f"{shlex.join(['fathom', 'plan', str(location)])}  # other networks for this data"
+    return Advice(f"Use {name} until a network is clearly better", why, command if location else "")
 
 
 def regularize(evidence: Evidence) -> Advice | None:
@@ -468,43 +537,50 @@ def regularize(evidence: Evidence) -> Advice | None:
         return None
     turn = min(range(len(validation)), key=validation.__getitem__)
     risen = validation[-1] - validation[turn]
-    if risen <= 0.05 * abs(validation[turn]) or train[-1] >= train[turn]:
+    # Near zero any wiggle is a large share of the loss, so that of the first epoch counts too.
+    if risen <= max(0.05 * abs(validation[turn]), 0.02 * abs(validation[0])) or train[-1] >= train[turn]:
         return None
     why = (
         f"Validation loss was lowest at epoch {turn + 1} ({number_text(validation[turn])}) and rose to "
-        f"{number_text(validation[-1])} while training loss went on falling: the network learns the rows by heart."
+        f"{number_text(validation[-1])} while training loss went on falling: it learns the rows by heart."
     )
     return Advice("Regularize more", why, evidence.repeat(*_regularization(evidence)))
 
 
 def _regularization(evidence: Evidence) -> list[str]:
-    """Keys that regularize: dropout where the network has it, else weight decay; for images an augmentation too."""
+    """Keys that regularize: dropout where the network has it, else weight decay; images are shifted too."""
     network = evidence.setting("network", {})
     if "dropout" in network:
         changes = [f"network.dropout={min((finite(network['dropout']) or 0.0) + 0.2, 0.6):.2g}"]
     else:
-        changes = [f"training.weight_decay={max((finite(evidence.setting('training.weight_decay')) or 0) * 5, 0.01):.2g}"]
-    kinds = {item.get("kind") for item in evidence.schema.get("inputs", {}).values()}
-    if "image" in kinds and not evidence.setting("augment"):
-        changes.append("augment.shift=0.1")
+        decay = finite(evidence.setting("training.weight_decay")) or 0.0
+        changes = [f"training.weight_decay={max(5 * decay, 0.01):.2g}"]
+    images = [item for item in evidence.schema.get("inputs", {}).values() if item.get("kind") == "image"]
+    heights = [item.get("state", {}).get("shape", [1, 28])[1] for item in images]
+    if heights and not evidence.setting("augment"):
+        changes.append(f"augment.shift={max(1, round(min(heights) / 14))}")  # pixels
     return changes
 
 
 def train_longer(evidence: Evidence) -> Advice | None:
-    """Training loss was still falling, and validation loss with it."""
+    """Loss was still falling at the end; that of the validation rows, where it was measured."""
     train, validation = evidence.series("train/loss"), evidence.series("validation/loss")
-    if len(train) < 3:
+    if len(train) < 3 or (validation and len(validation) != len(train)):
         return None
-    earlier, last = train[-1 - max(1, len(train) // 4)], train[-1]
-    if last > 0.9 * earlier or (validation and validation[-1] > min(validation) * 1.01):
+    loss = validation or train  # what a longer run is for, where it was measured
+    quarter = max(1, len(loss) // 4)
+    earlier, last = loss[-1 - quarter], loss[-1]
+    if last > 0.95 * earlier or last > 1.01 * min(loss) or train[-1] > train[-1 - quarter]:
         return None
     epochs = finite(evidence.setting("training.epochs")) or len(evidence.lines)
-    why = f"Training loss fell from {number_text(earlier)} to {number_text(last)} in the last quarter, and validation loss did not rise."
+    what = "Validation" if validation else "Training"
+    fall = f"from {number_text(earlier)} to {number_text(last)} in the last quarter of the run"
+    why = f"{what} loss was still falling: {fall}."
     return Advice("Train longer", why, evidence.repeat(f"training.epochs={2 * epochs:g}"))
 
 
 def calibrate(evidence: Evidence) -> Advice | None:
-    """Confidence and accuracy differ: Guo et al. 2017, On Calibration of Modern Neural Networks."""
+    """Confidence and accuracy differ (Guo et al. 2017, "On Calibration of Modern Neural Networks")."""
     for name, target in evidence.results.get("targets", {}).items():
         bins = _bins(target)
         error = calibration_error(bins)
@@ -512,28 +588,33 @@ def calibrate(evidence: Evidence) -> Advice | None:
             continue
         confidence, accuracy = _mean(bins, "confidence"), _mean(bins, "accuracy")
         smoothing = finite(evidence.setting("training.label_smoothing")) or 0.0
-        says = f"It is {percent(confidence)} sure on average and right {percent(accuracy)} of the time (ECE {error:.3f})."
+        says = f"On average it is {percent(confidence)} sure and {percent(accuracy)} right (ECE {error:.3f})."
         if confidence > accuracy:
             change = f"training.label_smoothing={min(smoothing + 0.1, 0.3):.2g}"
             return Advice(f"Make it less sure of '{shorten(name)}'", says, evidence.repeat(change))
         if smoothing:
-            return Advice(f"Let it be surer of '{shorten(name)}'", says, evidence.repeat("training.label_smoothing=0.0"))
+            return Advice(
+                f"Let it be surer of '{shorten(name)}'", says, evidence.repeat("training.label_smoothing=0.0")
+            )
     return None
 
 
 def weigh_classes(evidence: Evidence) -> Advice | None:
     """A rare class is found less often than the others."""
-    if evidence.setting(CLASS_WEIGHTS):
+    if evidence.setting(CLASS_WEIGHTS, "none") != "none":
         return None
     for target in evidence.results.get("targets", {}).values():
-        classes = [c for c in target.get("classes", []) if finite(c.get("recall")) is not None and c.get("rows")]
-        if len(classes) < 2:
+        classes = [
+            c for c in target.get("classes", []) if finite(c.get("recall")) is not None and c.get("rows")
+        ]
+        if target.get("kind") != "category" or len(classes) < 2:
             continue
         rare, common = min(classes, key=lambda c: c["rows"]), max(classes, key=lambda c: c["rows"])
         if rare["rows"] * 3 <= common["rows"] and rare["recall"] < 0.9 * common["recall"]:
             why = (
-                f"'{shorten(rare['name'])}' has {count_text(rare['rows'], 'test row')}, '{shorten(common['name'])}' "
-                f"{common['rows']:,}; {percent(rare['recall'])} of the first are found and {percent(common['recall'])} of the second."
+                f"'{shorten(rare['name'])}' has {count_text(rare['rows'], 'test row')}, "
+                f"'{shorten(common['name'])}' {common['rows']:,}; {percent(rare['recall'])} of the first are "
+                f"found and {percent(common['recall'])} of the second."
             )
             return Advice("Give rare classes more weight", why, evidence.repeat(f"{CLASS_WEIGHTS}=balanced"))
     return None
@@ -542,12 +623,14 @@ def weigh_classes(evidence: Evidence) -> Advice | None:
 CLASS_WEIGHTS = "supervised.class_weights"
 
 
-def test_on_more_rows(evidence: Evidence) -> Advice | None:
+def cross_validate(evidence: Evidence) -> Advice | None:
     """So few test rows that the interval says little."""
     rows = evidence.results.get("splits", {}).get("test")
     if not rows or rows >= 200 or evidence.results.get("members"):
         return None
-    why = f"Only {count_text(rows, 'row')} could be tested. Cross-validation tests every row once, so the interval gets narrower."
+    why = (
+        f"Only {count_text(rows, 'row')} could be tested. Folds test every row once and narrow the interval."
+    )
     return Advice("Cross-validate", why, evidence.repeat("training.folds=5"))
 
 
@@ -557,29 +640,43 @@ def gather_rows(evidence: Evidence) -> Advice | None:
     if not rows or rows >= 500:
         return None
     return Advice(
-        "Gather more data", f"There were {count_text(rows, 'training row')}. No setting does as much as more rows."
+        "Gather more data",
+        f"There were {count_text(rows, 'training row')}. No setting does as much as more rows.",
     )
 
 
-RULES: tuple[Callable[[Evidence], Advice | None], ...] = (
-    go_on, lower_the_rate, prefer_the_baseline, regularize, train_longer, calibrate, weigh_classes, test_on_more_rows,
+Rule = Callable[[Evidence], Advice | None]
+UNFINISHED: tuple[Rule, ...] = (repeat_damaged, go_on, lower_the_rate)
+RULES: tuple[Rule, ...] = (
+    lower_the_rate,
+    prefer_the_baseline,
+    regularize,
+    train_longer,
+    calibrate,
+    weigh_classes,
+    cross_validate,
     gather_rows,
-)  # fmt: skip
+)
 
 
 def suggestions(evidence: Evidence) -> list[Advice]:
     """What the evidence says to try next, the most urgent first; never empty."""
-    found = [advice for rule in RULES if (advice := rule(evidence)) is not None]
+    rules = RULES if evidence.results else UNFINISHED
+    found = [advice for rule in rules if (advice := rule(evidence)) is not None]
     if found:
         return found
-    why = "The curves, the calibration and the classes show no fault. Other seeds tell how much of the result was luck."
+    why = "Curves, calibration and classes show no fault. Other seeds tell how much of the result was luck."
     return [Advice("Repeat it with other seeds", why, evidence.repeat("training.seeds=5"))]
 
 
 def calibration_error(bins: Sequence[Table]) -> float | None:
-    """Expected calibration error: the gap of confidence and accuracy, averaged over rows (Naeini et al. 2015)."""
+    """Expected calibration error: the mean gap of confidence and accuracy (Naeini et al. 2015)."""
     total = sum(item["rows"] for item in bins)
-    return sum(item["rows"] * abs(item["confidence"] - item["accuracy"]) for item in bins) / total if total else None
+    return (
+        sum(item["rows"] * abs(item["confidence"] - item["accuracy"]) for item in bins) / total
+        if total
+        else None
+    )
 
 
 def _bins(target: Table) -> list[Table]:
@@ -588,10 +685,11 @@ def _bins(target: Table) -> list[Table]:
 
 
 def _mean(bins: Sequence[Table], name: str) -> float:
-    return sum(item["rows"] * item[name] for item in bins) / sum(item["rows"] for item in bins)
+    mean: float = sum(item["rows"] * item[name] for item in bins) / sum(item["rows"] for item in bins)
+    return mean
 
 
-# ── charts: positions in percent, drawn by the template ───────────────────────────────────────────────────────────────
+# ---- charts: positions in percent, drawn by the template
 
 
 @dataclass(frozen=True)
@@ -614,7 +712,7 @@ class Axis:
         """The smallest range with round ends that holds all values."""
         found = list(values) or [0.0, 1.0]
         low, high = min(found), max(found)
-        if low == high:
+        if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-300):  # too near to be told apart
             low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
         step = round_step((high - low) / count)
         return Axis(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, step)
@@ -623,7 +721,12 @@ class Axis:
     def of_loss(values: Sequence[float]) -> Axis:
         """A linear range, or a logarithmic one where the largest is 50 times the smallest."""
         if values and min(values) > 0 and max(values) / min(values) > 50:
-            return Axis(10 ** math.floor(math.log10(min(values))), 10 ** math.ceil(math.log10(max(values))), 1, log=True)
+            return Axis(
+                10 ** math.floor(math.log10(min(values))),
+                10 ** math.ceil(math.log10(max(values))),
+                1,
+                log=True,
+            )
         return Axis.around(values)
 
     def at(self, value: float | None) -> float:
@@ -642,7 +745,10 @@ class Axis:
             values = [self.low * 10**i for i in range(0, decades + 1, every)]
         else:
             values = [self.low + i * self.step for i in range(round((self.high - self.low) / self.step) + 1)]
-        return [(round(self.at(value), 2), text(0.0 if abs(value) < self.step * 1e-6 else value)) for value in values]
+        return [
+            (round(self.at(value), 2), text(0.0 if abs(value) < self.step * 1e-6 else value))
+            for value in values
+        ]
 
 
 def round_step(least: float) -> float:
@@ -657,7 +763,7 @@ def round_step(least: float) -> float:
 
 @dataclass(frozen=True)
 class Chart:
-    """What the template's `plot` macro draws. Positions are percent, y upward already turned to SVG's downward.
+    """What the template's `plot` macro draws. Positions are percent; paths count downward as SVG does.
 
     Args:
         title: above the chart.
@@ -710,7 +816,9 @@ def curves(evidence: Evidence) -> list[Chart]:
     if not lines:
         return []
     marks = _marks(evidence)
-    found = [_curve("Loss", {"Training": "train/loss", "Validation": "validation/loss"}, evidence, marks, "wide")]
+    found = [
+        _curve("Loss", {"Training": "train/loss", "Validation": "validation/loss"}, evidence, marks, "wide")
+    ]
     metric = _validation_metric(evidence)
     if metric:
         name = metric.removeprefix("validation/")
@@ -721,14 +829,16 @@ def curves(evidence: Evidence) -> list[Chart]:
 
 
 def _tick(metric: str, value: float) -> str:
-    return f"{100 * value:.4g} %" if SHARES & set(words(metric)) else f"{value:.6g}"
+    return f"{100 * value:.4g} %" if is_share(metric) else f"{value:.6g}"
 
 
 def _validation_metric(evidence: Evidence) -> str | None:
     """The key of the primary metric in the lines; the first other metric where it is not there."""
     primary = primary_metric(evidence.results)
     keys = [key for key in evidence.lines[-1] if key.startswith("validation/") and key != "validation/loss"]
-    same = [key for key in keys if primary and (key == f"validation/{primary}" or key.endswith(f"/{primary}"))]
+    same = [
+        key for key in keys if primary and (key == f"validation/{primary}" or key.endswith(f"/{primary}"))
+    ]
     return next(iter([*same, *keys]), None)
 
 
@@ -751,12 +861,20 @@ def _curve(
         style = "quiet" if label == "Training" else "strong"
         if any(points):
             lines.append((label, style, path(points)))
-    last = "; ".join(f"{label.lower()} ends at {text(evidence.series(names[label])[-1])}" for label, _, _ in lines)
+    last = "; ".join(
+        f"{label.lower()} ends at {text(evidence.series(names[label])[-1])}" for label, _, _ in lines
+    )
     title += " (logarithmic)" if y.log else ""
     return Chart(
-        title, f"{title} over {count_text(len(evidence.lines), 'epoch')}: {last}.", _epochs(len(evidence.lines)),
-        y.ticks(text), lines, marks=marks, x_label="Epoch", shape=shape,
-    )  # fmt: skip
+        title,
+        f"{title} over {count_text(len(evidence.lines), 'epoch')}: {last}.",
+        _epochs(len(evidence.lines)),
+        y.ticks(text),
+        lines,
+        marks=marks,
+        x_label="Epoch",
+        shape=shape,
+    )
 
 
 def _point(i: int, value: float | None, count: int, y: Axis) -> tuple[float, float] | None:
@@ -789,7 +907,9 @@ def _marks(evidence: Evidence) -> list[tuple[float, str]]:
     count, marks = len(evidence.lines), []
     for i in range(1, count):
         if evidence.lines[i].get("stage") != evidence.lines[i - 1].get("stage"):
-            marks.append((round(_epoch_at(i + 1, count), 2), f"stage {evidence.lines[i].get('stage', 0) + 1}"))
+            marks.append(
+                (round(_epoch_at(i + 1, count), 2), f"stage {evidence.lines[i].get('stage', 0) + 1}")
+            )
     kept = kept_epoch(evidence.results)
     if kept and kept <= count:
         marks.append((round(_epoch_at(kept, count), 2), "kept"))
@@ -812,17 +932,30 @@ def reliability_chart(target: Table) -> Chart | None:
         return None
     unit = Axis(0, 1, 0.25)
     bars = [
-        (round(100 * b["low"] + GAP / 2, 2), round(100 - 100 * b["accuracy"], 2), round(100 * (b["high"] - b["low"]) - GAP, 2), round(100 * b["accuracy"], 2))
+        (
+            round(100 * b["low"] + GAP / 2, 2),
+            round(100 - 100 * b["accuracy"], 2),
+            round(100 * (b["high"] - b["low"]) - GAP, 2),
+            round(100 * b["accuracy"], 2),
+        )
         for b in bins
-    ]  # fmt: skip
+    ]
     dots = dot_paths([(100 * b["confidence"], 100 * b["accuracy"]) for b in bins])
     diagonal = [("Perfectly calibrated", "dashed", path([(0, 0), (100, 100)]))]
     words = "; ".join(f"{percent(b['confidence'])} sure, {percent(b['accuracy'])} right" for b in bins)
     ticks = unit.ticks(lambda value: f"{100 * value:g} %")
     return Chart(
-        "How often it is right, by how sure it is", f"Reliability: {words}.", ticks, ticks, diagonal, bars, dots,
-        x_label="confidence", y_label="share that is right", shape="square",
-    )  # fmt: skip
+        "How often it is right, by how sure it is",
+        f"Reliability: {words}.",
+        ticks,
+        ticks,
+        diagonal,
+        bars,
+        dots,
+        x_label="confidence",
+        y_label="share that is right",
+        shape="square",
+    )
 
 
 def confidence_chart(target: Table) -> Chart | None:
@@ -832,12 +965,19 @@ def confidence_chart(target: Table) -> Chart | None:
         return None
     axis = Axis.around([0, max(b["rows"] for b in bins)], 2)
     bars = [
-        (round(100 * b["low"] + GAP / 2, 2), round(100 - axis.at(b["rows"]), 2), round(100 * (b["high"] - b["low"]) - GAP, 2), round(axis.at(b["rows"]), 2))
+        (
+            round(100 * b["low"] + GAP / 2, 2),
+            round(100 - axis.at(b["rows"]), 2),
+            round(100 * (b["high"] - b["low"]) - GAP, 2),
+            round(axis.at(b["rows"]), 2),
+        )
         for b in bins
-    ]  # fmt: skip
+    ]
     words = "; ".join(f"{b['rows']} rows near {percent(b['confidence'])}" for b in bins)
     ticks = Axis(0, 1, 0.25).ticks(lambda value: f"{100 * value:g} %")
-    return Chart("Rows by confidence", f"{words}.", ticks, axis.ticks(), bars=bars, x_label="Confidence", shape="low")
+    return Chart(
+        "Rows by confidence", f"{words}.", ticks, axis.ticks(), bars=bars, x_label="Confidence", shape="low"
+    )
 
 
 def scatter_chart(target: Table) -> Chart | None:
@@ -849,18 +989,28 @@ def scatter_chart(target: Table) -> Chart | None:
     axis = Axis.around([value for pair in whole for value in pair])
     shown = [whole[i] for i in thin(len(whole), POINTS)]
     ticks = axis.ticks(number_text)
-    summary = f"Answer against truth for {count_text(len(shown), 'test row')}, from {number_text(axis.low)} to {number_text(axis.high)}."
+    span = f"from {number_text(axis.low)} to {number_text(axis.high)}"
+    summary = f"Answer against truth for {count_text(len(shown), 'test row')}, {span}."
     return Chart(
-        "Answer against truth" + (f" ({len(shown):,} of {len(whole):,} rows)" if len(shown) < len(whole) else ""),
-        summary, ticks, ticks, [("Perfect", "dashed", path([(0, 0), (100, 100)]))],
-        dots=dot_paths([(axis.at(t), axis.at(a)) for t, a in shown]), x_label="truth", y_label="answer", shape="square",
-    )  # fmt: skip
+        "Answer against truth"
+        + (f" ({len(shown):,} of {len(whole):,} rows)" if len(shown) < len(whole) else ""),
+        summary,
+        ticks,
+        ticks,
+        [("Perfect", "dashed", path([(0, 0), (100, 100)]))],
+        dots=dot_paths([(axis.at(t), axis.at(a)) for t, a in shown]),
+        x_label="truth",
+        y_label="answer",
+        shape="square",
+    )
 
 
-# ── the page: what each section shows ─────────────────────────────────────────────────────────────────────────────────
+# ---- the page: what each section shows
 
 
-def view(evidence: Evidence, pictures: int = BUDGETS[0][0], most_targets: int = BUDGETS[0][1]) -> dict[str, Any]:
+def view(
+    evidence: Evidence, pictures: int = BUDGETS[0][0], most_targets: int = BUDGETS[0][1]
+) -> dict[str, Any]:
     """All that the template draws.
 
     Args:
@@ -882,6 +1032,7 @@ def view(evidence: Evidence, pictures: int = BUDGETS[0][0], most_targets: int = 
         "models": MODELS,
         "more_models": max(0, len(rows[0].cells) - MODELS) if rows else 0,
         "members": member_rows(results),
+        "evaluation_notes": [str(note) for note in results.get("evaluation_notes", [])][:NOTES],
         "asked": asked(evidence),
         "charts": curves(evidence),
         "training": training_sentence(evidence),
@@ -892,7 +1043,9 @@ def view(evidence: Evidence, pictures: int = BUDGETS[0][0], most_targets: int = 
         "network": network(results),
         "recipe": evidence.recipe_text[:TEXT],
         "recipe_cut": len(evidence.recipe_text) > TEXT,
-        "repeat": shlex.join(["fathom", "fit", f"{evidence.place}/recipe.toml"]) if evidence.setting("data.location") else "",
+        "repeat": shlex.join(["fathom", "fit", f"{evidence.place}/recipe.toml"])
+        if evidence.setting("data.location")
+        else "",
         "environment": entries(evidence.environment),
         "advice": suggestions(evidence),
         "next": [str(command) for command in results.get("next", [])][:NOTES],
@@ -904,13 +1057,22 @@ def headline(evidence: Evidence, rows: Sequence[ResultRow]) -> dict[str, Any]:
     results = evidence.results
     if not rows:
         done = count_text(len(evidence.lines), "epoch") if evidence.lines else "no epoch"
-        figure = "Not evaluated" if results else "Not finished"
+        figure = "Damaged" if is_damaged(evidence) else "Not evaluated" if results else "Not finished"
         lead = f"The run ended after {done}; nothing has been tested yet."
+        if is_damaged(evidence):
+            lead = "The results of this run changed after they were written, so they are not shown."
         return {"figure": figure, "lead": lead, "better": None, "cells": [], "ticks": [], "label": ""}
     row, test = rows[0], results.get("splits", {}).get("test")
     mine = row.cells[0]
     share = mine.text.endswith("%")
-    lead = f"on {count_text(test, 'test row')} that the network had never seen" if test else "on rows that the network had never seen"
+    members = len(results.get("members") or [])
+    lead = (
+        f"on {count_text(test, 'test row')} that the network had never seen"
+        if test
+        else "on rows that the network had never seen"
+    )
+    if members:
+        lead = f"on average over {count_text(members, 'member')}, each tested on rows that it had never seen"
     return {
         "figure": f"{mine.text} {row.label}" if share else f"{capital(row.label)} {mine.text}",
         "lead": lead + (f". 95 % interval: {mine.interval}." if mine.interval else "."),
@@ -927,7 +1089,13 @@ def member_rows(results: Table) -> list[dict[str, Any]]:
     rows = []
     for member in results.get("members") or []:
         value, low, high = estimate(member.get("test", {}).get(metric))
-        rows.append({"name": str(member.get("name")), "text": metric_text(metric, value), "interval": interval_text(metric, low, high)})
+        rows.append(
+            {
+                "name": str(member.get("name")),
+                "text": metric_text(metric, value),
+                "interval": interval_text(metric, low, high),
+            }
+        )
     return rows
 
 
@@ -937,20 +1105,27 @@ def asked(evidence: Evidence) -> dict[str, Any]:
     splits = {str(name): int(rows) for name, rows in results.get("splits", {}).items()}
     total = sum(splits.values())
     notes = [str(note) for note in results.get("notes", [])]
+    location = str(results.get("location") or evidence.setting("data.location") or "data in memory")
     fields = [
-        {"role": role, "name": name, "kind": item.get("kind"), "columns": listed(item.get("columns", []), 6), "state": summary(item)}
+        {"role": role, "name": name, "kind": item.get("kind"), "about": described(item)}
         for role, part in (("target", "targets"), ("input", "inputs"))
         for name, item in evidence.schema.get(part, {}).items()
     ]
     return {
         "facts": {
-            "Task": capital(str(results["task"])) if results.get("task") else NONE,
-            "Data": results.get("location") or evidence.setting("data.location") or "from memory",
+            "Task": capital(str(results.get("task") or "")),
+            "Data": location,
             "Seed": number_text(results.get("seed", evidence.setting("training.seed"))),
-            "Special columns": listed([f"{k}: {v}" for k, v in (evidence.schema.get("special") or {}).items()], 8),
+            "Special columns": listed(
+                [f"{k}: {v}" for k, v in (evidence.schema.get("special") or {}).items()], 8
+            ),
             "Time": ", ".join(f"{k} {seconds_text(v)}" for k, v in results.get("seconds", {}).items()),
         },
-        "splits": [{"name": k, "rows": v, "share": round(100 * v / total, 2) if total else 0} for k, v in splits.items()],
+        "short": Path(location).name or location,
+        "splits": [
+            {"name": k, "rows": v, "share": round(100 * v / total, 2) if total else 0}
+            for k, v in splits.items()
+        ],
         "total": total,
         "fields": fields[:FIELDS],
         "more_fields": max(0, len(fields) - FIELDS),
@@ -969,33 +1144,32 @@ def listed(values: Sequence[Any], most: int) -> str:
     return text + (f" and {len(values) - most} more" if len(values) > most else "")
 
 
-def summary(item: Table) -> str:
-    """What a field was told and has learnt, in a few words."""
-    parts = []
-    for name, value in {**item.get("options", {}), **item.get("state", {})}.items():
-        label = name.replace("_", " ")
-        if isinstance(value, list | tuple):
-            flat = [entry for entry in value if not isinstance(entry, list | tuple | dict)]
-            parts.append(f"{label} {listed(flat, 4)}" if flat else f"{label}: {len(value)}")
-        elif isinstance(value, Mapping):
-            parts.append(f"{label}: {len(value)}")
-        elif value not in (None, "", False):
-            parts.append(label if value is True else f"{label} {shorten(value, 40)}")
-    return listed(parts, 6) if len(parts) > 6 else "; ".join(parts)
+def described(item: Table) -> str:
+    """What a field guessed and learnt, in its own words."""
+    if item.get("kind") in kinds_of_field:
+        return Field.from_json(item).describe()
+    return listed(item.get("columns", []), 6)
 
 
 def training_sentence(evidence: Evidence) -> str:
     """What was kept, and when the validation loss was lowest."""
     losses = evidence.series("validation/loss")
-    parts = []
+    parts = (
+        ["The curves are those of the member that is deployed."] if evidence.results.get("members") else []
+    )
     if losses:
         lowest = losses.index(min(losses)) + 1
-        parts.append(f"Validation loss was lowest at epoch {lowest} of {len(evidence.lines)} ({number_text(min(losses))}).")
+        parts.append(
+            f"Validation loss was lowest at epoch {lowest} of {len(evidence.lines):,} "
+            f"({number_text(min(losses))})."
+        )
     if evidence.results.get("kept"):
-        parts.append(f"Kept: {evidence.results['kept']}.")
+        parts.append(f"Kept: {shorten(evidence.results['kept'], 200)}.")
     broken = sum("train/loss" in line and finite(line["train/loss"]) is None for line in evidence.lines)
     if broken:
-        parts.append(f"In {count_text(broken, 'epoch')} the loss was not a finite number; the curve is broken there.")
+        parts.append(
+            f"In {count_text(broken, 'epoch')} the loss was not a finite number; the curve is broken there."
+        )
     step = max(1, -(-len(evidence.lines) // EPOCHS))
     if step > 1:
         parts.append(f"Of {len(evidence.lines):,} epochs, one in {step} is drawn.")
@@ -1004,13 +1178,24 @@ def training_sentence(evidence: Evidence) -> str:
 
 def epoch_table(evidence: Evidence) -> dict[str, Any]:
     """The numbers behind the curves."""
-    keys = list(dict.fromkeys(key for line in evidence.lines for key in line if "/" in key or key in ("rate", "seconds")))[:14]
+    keys = list(
+        dict.fromkeys(
+            key for line in evidence.lines for key in line if "/" in key or key in ("rate", "seconds")
+        )
+    )
     shown = thin(len(evidence.lines), 100)
     return {
-        "heads": [capital(metric_label(key.replace("/", " ", 1))) for key in keys],
-        "rows": [[i + 1, *(number_text(evidence.lines[i].get(key)) for key in keys)] for i in shown],
-        "all": len(shown) == len(evidence.lines),
+        "heads": [_column_head(key) for key in keys[:COLUMNS]],
+        "rows": [
+            [i + 1, *(number_text(evidence.lines[i].get(key)) for key in keys[:COLUMNS])] for i in shown
+        ],
+        "all": len(shown) == len(evidence.lines) and len(keys) <= COLUMNS,
     }
+
+
+def _column_head(key: str) -> str:
+    part, _, metric = key.partition("/")
+    return capital(f"{part} {metric_label(metric)}" if metric else part)
 
 
 def target_view(name: str, target: Table) -> dict[str, Any]:
@@ -1031,22 +1216,34 @@ def _calibration_sentence(bins: Sequence[Table], error: float | None) -> str:
     if error is None:
         return ""
     confidence, accuracy = _mean(bins, "confidence"), _mean(bins, "accuracy")
-    judged = "Its confidence can be trusted" if error <= 0.05 else f"It is too {'sure' if confidence > accuracy else 'unsure'}"
-    return f"{judged}: on average {percent(confidence)} sure, {percent(accuracy)} right. Expected calibration error {error:.3f}."
+    judged = (
+        "Its confidence can be trusted"
+        if error <= 0.05
+        else f"It is too {'sure' if confidence > accuracy else 'unsure'}"
+    )
+    figures = f"on average {percent(confidence)} sure, {percent(accuracy)} right"
+    return f"{judged}: {figures}. Expected calibration error {error:.3f}."
 
 
 def confusion(target: Table) -> dict[str, Any] | None:
-    """The confusion matrix (rows: truth, columns: answer), or its largest entries where there are many classes."""
+    """The confusion matrix (rows: truth, columns: answer); of many classes its largest entries."""
     counts, names = target.get("confusion"), target.get("class_names", [])
     if not counts:
         return None
     totals = [sum(row) for row in counts]
     wrong = sorted(
-        ((count, i, j) for i, row in enumerate(counts) for j, count in enumerate(row) if i != j and count), reverse=True,
+        ((count, i, j) for i, row in enumerate(counts) for j, count in enumerate(row) if i != j and count),
+        reverse=True,
         key=lambda entry: (entry[0], -entry[1], -entry[2]),
-    )  # fmt: skip
+    )
     pairs = [
-        {"truth": names[i], "answer": names[j], "count": count, "total": totals[i], "share": round(100 * count / totals[i], 1)}
+        {
+            "truth": names[i],
+            "answer": names[j],
+            "count": count,
+            "total": totals[i],
+            "share": round(100 * count / totals[i], 1),
+        }
         for count, i, j in wrong[:PAIRS]
     ]
     return {
@@ -1055,7 +1252,9 @@ def confusion(target: Table) -> dict[str, Any] | None:
         "more": max(0, len(wrong) - PAIRS),
         "wrong": sum(entry[0] for entry in wrong),
         "total": sum(totals),
-        "rows": [_matrix_row(names[i], row, i, totals[i]) for i, row in enumerate(counts)] if len(names) <= MATRIX else [],
+        "rows": [_matrix_row(names[i], row, i, totals[i]) for i, row in enumerate(counts)]
+        if len(names) <= MATRIX
+        else [],
     }
 
 
@@ -1081,7 +1280,8 @@ def class_rows(target: Table) -> dict[str, Any]:
     return {"classes": classes[:CLASSES], "all_classes": len(classes), "weakest": weakest, "many": many}
 
 
-PNG = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
+# The signature of a PNG, its header, and nothing that could leave the attribute it stands in.
+PNG = re.compile(r"data:image/png;base64,iVBORw0KGgo[A-Za-z0-9+/]{21,}={0,2}")
 
 
 def mistakes(results: Table, budget: int) -> dict[str, Any]:
@@ -1094,7 +1294,9 @@ def mistakes(results: Table, budget: int) -> dict[str, Any]:
             picture, left_out = "", left_out + 1
         budget -= len(picture)
         card = only(item, "row", "name", "target", "truth", "answer", "confidence")
-        cards.append({**card, **_values(item), "picture": picture, "small": _is_small(picture), "off": _off(item)})
+        cards.append(
+            {**card, **_values(item), "picture": picture, "small": _is_small(picture), "off": _off(item)}
+        )
     return {"cards": cards, "more": max(0, len(found) - MISTAKES), "left_out": left_out}
 
 
@@ -1118,7 +1320,11 @@ def only(item: Table, *names: str) -> dict[str, Any]:
 def _off(item: Table) -> str:
     """How far a number's answer is from the truth."""
     truth, answer = finite(item.get("truth")), finite(item.get("answer"))
-    return "" if truth is None or answer is None or "confidence" in item else number_text(abs(answer - truth))
+    return (
+        ""
+        if truth is None or answer is None or item.get("confidence") is not None
+        else number_text(abs(answer - truth))
+    )
 
 
 def network(results: Table) -> dict[str, Any]:
@@ -1158,9 +1364,9 @@ def entries(table: Table, prefix: str = "") -> list[tuple[str, str]]:
     return found
 
 
-# ── the template ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ---- the template
 
-# Control characters, direction overrides and lone surrogates: they could hide or reorder what is read, or not be written.
+# Control characters, direction overrides, lone surrogates: they hide or reorder text, or cannot be written.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -1168,7 +1374,11 @@ def printable(value: Any) -> Any:
     """Text with every unprintable character shown as the replacement character; other values as they are."""
     from markupsafe import Markup
 
-    return UNPRINTABLE.sub("\ufffd", value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    return (
+        UNPRINTABLE.sub("\ufffd", value)
+        if isinstance(value, str) and not isinstance(value, Markup)
+        else value
+    )
 
 
 @cache
@@ -1179,7 +1389,17 @@ def _template() -> Template:
         autoescape=True, undefined=StrictUndefined, finalize=printable, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(
-        number=number_text, percent=percent, short=shorten, metric=metric_label, capital=capital, counted=count_text, shape=shape_text, listed=lambda names: listed(names, 12),
+        number=number_text,
+        percent=percent,
+        short=shorten,
+        metric=metric_label,
+        capital=capital,
+        sentence=sentence,
+        counted=count_text,
+        shape=shape_text,
+        listed=lambda names: listed(names, 12),
         auroc=lambda value: metric_text("auroc", value),
     )
-    return environment.from_string(resources.files("fathom.analysis").joinpath("report.html.j2").read_text("utf-8"))
+    return environment.from_string(
+        resources.files("fathom.analysis").joinpath("report.html.j2").read_text("utf-8")
+    )

@@ -95,7 +95,7 @@ def _by_time(time: np.ndarray, shares: Mapping[str, float]) -> dict[str, Index]:
 def _shuffled(unit: np.ndarray, shares: Mapping[str, float], seed: int, strata: np.ndarray) -> dict[str, Index]:
     """Deal shuffled units of each class to the parts, each time to the part that lacks most of its share."""
     generator = np.random.default_rng(seed)
-    _, first, sizes = np.unique(unit, return_index=True, return_counts=True)
+    _, first, unit, sizes = np.unique(unit, return_index=True, return_inverse=True, return_counts=True)
     label = strata[first]  # a unit is dealt with the class of its first row
     shuffled = generator.permutation(len(first))
     owner = np.full(len(first), -1, np.int64)

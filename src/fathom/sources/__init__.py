@@ -1,0 +1,266 @@
+"""Where raw data comes from: one source a kind of place, chosen by asking each.
+
+    open_source(location, options)   the source that reads a location, joined with validation and test files
+    read_inputs(inputs, schema)      raw inputs of `predict` -> columns and a name for each row
+    Joined                           main, validation and test data as one source
+
+`guess` says what columns mean, `delimited` reads text, `stored` keeps what is larger than memory should hold.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fathom.core.contract import Columns, Index, Schema, Source
+from fathom.core.errors import DataError, FathomError, nearest
+from fathom.core.recipe import Data
+from fathom.core.registry import sources
+
+__all__ = ["Joined", "open_source", "read_inputs"]
+
+
+def open_source(location: Any, options: Data, like: Schema | None = None) -> Source:
+    """The source that reads `location`.
+
+    Args:
+        location: name of a built-in set, file, folder, frame, arrays, torch Dataset or DataLoader.
+        options: the recipe's table; paths in `validation` and `test` are joined.
+        like: the schema of a trained model, where the columns must be read as they were in training.
+
+    Raises:
+        DataError: nothing reads it; names the nearest.
+    """
+    main = _single(location, options, like)
+    others = {
+        part: path for part in ("validation", "test") if isinstance(path := getattr(options, part), str)
+    }
+    return Joined(main, others, options, like) if others else main
+
+
+def _single(location: Any, options: Data, like: Schema | None = None) -> Source:
+    if isinstance(location, os.PathLike):
+        location = os.fspath(location)
+    if isinstance(location, str):
+        location = os.path.expanduser(location)
+    for entry in sorted(sources, key=lambda item: item.about.get("order", 50)):
+        make: Any = entry.make
+        if make.accepts(location):
+            return _build(make, location, options, like)
+    raise DataError(_not_read(location))
+
+
+def _build(make: Any, location: Any, options: Data, like: Schema | None) -> Source:
+    from fathom.sources.tables import Tables, reading_of
+
+    reads_text = make is Tables and like is not None
+    made: Source = (
+        Tables(location, options, reading_of(like)) if reads_text and like else make(location, options)
+    )
+    return made
+
+
+def _not_read(location: Any) -> str:
+    """Why nothing reads `location`, and what was probably meant."""
+    from fathom.sources.builtin import NAMES
+    from fathom.sources.guess import IMAGES
+    from fathom.sources.tables import SUFFIXES
+
+    tables = f"Known extensions: {', '.join(SUFFIXES)} (also .gz), .npz"
+    known = f"{tables}; or a folder of pictures ({', '.join(IMAGES[:3])}, ...)."
+    if not isinstance(location, str):
+        return (
+            f"A {type(location).__name__} cannot be read as data. Give a path, a frame, (x, y) arrays, a "
+            "list of dicts, or "
+            "a torch Dataset or DataLoader that gives (x, y)."
+        )
+    path = Path(location)
+    if path.exists():
+        kind = f"files that end in '{path.suffix}'" if path.suffix else "files without an extension"
+        hint = " Unpack it first." if path.suffix in (".zip", ".tar", ".7z", ".rar", ".tgz") else ""
+        return f"{path} exists, but {kind} are not read.{hint} {known}"
+    parent = path.parent
+    siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    names = list(NAMES) if len(path.parts) == 1 else []
+    guess = nearest(path.name, [*names, *siblings])
+    text = f"There is no file, folder or built-in set '{location}'."
+    if not parent.is_dir():
+        text += f" The folder {parent} does not exist."
+    if guess:
+        text += f" Did you mean '{guess if guess in names else parent / guess}'?"
+    return f"{text} Built-in: {', '.join(NAMES)}."
+
+
+class Joined(Source):
+    """Main, validation and test data as one source, with the parts as given splits.
+
+    Args:
+        main: where training rows, types and kinds come from.
+        others: "validation" and "test" -> path.
+        options: the recipe's table.
+        like: see `open_source`.
+    """
+
+    def __init__(
+        self, main: Source, others: Mapping[str, str], options: Data, like: Schema | None = None
+    ) -> None:
+        super().__init__(main.location, options)
+        self.main = main
+        self.others = dict(others)
+        self._alone = options.model_copy(update={"validation": None, "test": None})
+        self._like = like
+        self._columns: Columns | None = None
+        self._splits: dict[str, Index] = {}
+        self._notes: list[str] = []
+        for path in self.others.values():
+            _single(path, self._alone)  # a path that cannot be read is told at once
+
+    @classmethod
+    def accepts(cls, location: Any) -> bool:
+        """Never: it is made from others."""
+        return False
+
+    def columns(self) -> Columns:
+        """The rows of main, then validation, then test."""
+        if self._columns is None:
+            self._columns = self._read()
+        return self._columns
+
+    def schema(self) -> Schema:
+        """The schema of main."""
+        return self.main.schema()
+
+    def given_splits(self) -> dict[str, Index]:
+        """The parts, and what main names of itself beside them."""
+        self.columns()
+        return self._splits
+
+    def notes(self) -> list[str]:
+        """The notes of main, and how the parts were put together."""
+        self.columns()
+        return [*self.main.notes(), *self._notes]
+
+    def _read(self) -> Columns:
+        from fathom.sources.tables import Tables, align, reading_of, require
+
+        first, schema = self.main.columns(), self.main.schema()
+        reading = reading_of(self._like) if self._like else reading_of(schema, first)
+        needed = list(dict.fromkeys(name for item in schema.fields().values() for name in item.columns))
+        needed += [name for name in schema.special.values() if name not in needed]
+        parts = {}
+        for part, path in self.others.items():
+            source = _single(path, self._alone)
+            if isinstance(source, Tables):
+                source.reading = {**reading}
+            parts[part] = source.columns()
+            if isinstance(source, Tables):
+                self._notes += [f"{path}: {note}" for note in source.reading_notes]
+            require(parts[part], needed, path)
+            if source.given_splits():
+                self._notes.append(f"{path} has parts of its own; all of its rows are {part} rows.")
+        shared = [name for name in first if name in needed or all(name in part for part in parts.values())]
+        pieces = [first.select(shared), *(part.select(shared) for part in parts.values())]
+        try:
+            joined = Columns.concatenate(align(pieces))
+        except DataError as error:
+            raise DataError(
+                f"{self.location} and {', '.join(self.others.values())} do not fit together: {error}"
+            ) from error
+        self._splits = self._assign(first.rows, {part: columns.rows for part, columns in parts.items()})
+        return joined
+
+    def _assign(self, rows: int, sizes: Mapping[str, int]) -> dict[str, Index]:
+        """The parts' rows; main gives the training rows, and the part that no file was given for."""
+        own = dict(self.main.given_splits())
+        splits = {"train": own.get("train", np.arange(rows))} | {
+            k: v for k, v in own.items() if k not in sizes
+        }
+        start = rows
+        for part, size in sizes.items():
+            splits[part] = np.arange(start, start + size)
+            start += size
+            if part in own:
+                self._notes.append(
+                    f"{self.location} has a {part} part of {len(own[part])} rows; it is not used, since "
+                    f"{self.others[part]} was given."
+                )
+        return splits
+
+
+def read_inputs(inputs: Sequence[Any], schema: Schema) -> tuple[Columns, list[str]]:
+    """Raw inputs of `predict` as the columns that a fitted schema reads.
+
+    Args:
+        inputs: picture files, folders, tables, frames, arrays, dicts, or lists of values.
+        schema: fitted.
+
+    Returns:
+        The input columns, and a name for each row: its file, or "row 3".
+
+    Raises:
+        DataError: an input does not exist, lacks a column, or cannot be read.
+    """
+    from fathom.sources.images import Images
+    from fathom.sources.tables import Tables
+
+    items = [os.fspath(item) if isinstance(item, os.PathLike) else item for item in inputs]
+    if not items:
+        raise DataError("Nothing came to predict. Give files, folders, dicts or lists of values.")
+    kinds = [item.kind for item in schema.inputs.values()]
+    if kinds == ["image"] and not any(_is_tabular(item) for item in items):
+        columns = Images.read_rows(items, schema)
+    else:
+        for item in items:
+            _require_table(item)
+        columns = (
+            _rows(items, schema)
+            if any(_is_array(item) for item in items)
+            else Tables.read_rows(items, schema)
+        )
+    return columns, _row_names(columns, kinds, items)
+
+
+def _rows(items: list[Any], schema: Schema) -> Columns:
+    from fathom.sources.arrays import Arrays
+
+    if not all(_is_array(item) for item in items):
+        raise FathomError("Arrays and other inputs came together; give one or the other.")
+    return Arrays.read_rows(items, schema)
+
+
+def _is_array(item: Any) -> bool:
+    return isinstance(item, np.ndarray) or hasattr(item, "detach")
+
+
+def _is_tabular(item: Any) -> bool:
+    from fathom.sources.tables import SUFFIXES, suffix
+
+    if isinstance(item, str):
+        return suffix(Path(item)) in SUFFIXES
+    return isinstance(item, Mapping) or hasattr(item, "__arrow_c_stream__")
+
+
+def _require_table(item: Any) -> None:
+    from fathom.sources.images import require_file
+    from fathom.sources.tables import SUFFIXES
+
+    if isinstance(item, str):
+        require_file(Path(item))
+        if not _is_tabular(item) or Path(item).is_dir():
+            raise DataError(
+                f"{item} is no table, which this model reads. Known extensions: {', '.join(SUFFIXES)} "
+                "(also .gz)."
+            )
+
+
+def _row_names(columns: Columns, kinds: Sequence[str], items: Sequence[Any]) -> list[str]:
+    """The file of each row where rows are files, else its number."""
+    if kinds == ["image"] and not any(_is_tabular(item) for item in items):
+        column = next(iter(columns.values()))
+        if not isinstance(column, np.ndarray):
+            return [str(value) for value in column.to_pylist()]
+    return [f"row {row + 1}" for row in range(columns.rows)]

@@ -7,9 +7,9 @@
     file.npz                           x and y, or x_train, y_train, x_test, y_test
 
 How an array is read:
-    (N, H, W), (N, H, W, C), (N, C, H, W)  pictures, C in 1, 3, 4; where both ends fit, the layout whose sides are equal
+    (N, H, W), (N, H, W, C), (N, C, H, W)  pictures, C in 1, 3, 4; of two fitting ones that with equal sides
     (N, K)          K numbers a row; as a target one-hot or soft rows, labels of 0 and 1, or K numbers
-    whole 0..255    bytes; exact multiples of 1/255 become bytes; other numbers stay as they are, and nothing is scaled twice
+    0..255, 0..1    whole numbers, and exact multiples of 1/255, become bytes; other numbers stay as they are
 """
 
 from __future__ import annotations
@@ -28,8 +28,21 @@ from fathom.core.recipe import Data
 from fathom.core.registry import source
 from fathom.sources.guess import FEW_INTEGERS, IMAGES, Setting, guess
 
-PARTS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
-NAMES = (("x", "y"), ("images", "labels"), ("data", "target"), ("data", "labels"), ("features", "labels"), ("x", "labels"))
+PARTS = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
+NAMES = (
+    ("x", "y"),
+    ("images", "labels"),
+    ("data", "target"),
+    ("data", "labels"),
+    ("features", "labels"),
+    ("x", "labels"),
+)
 SLICE = 1 << 24  # values looked at at once
 PROBED = 8  # items of a dataset that are read again
 
@@ -59,7 +72,11 @@ class Arrays(Source):
             return False
         if isinstance(location, list) and location and isinstance(location[0], Mapping):
             return False
-        return isinstance(location, tuple | list | Mapping | np.ndarray) or _is_dataset(location) or hasattr(location, "numpy")
+        return (
+            isinstance(location, tuple | list | Mapping | np.ndarray)
+            or _is_dataset(location)
+            or hasattr(location, "numpy")
+        )
 
     def columns(self) -> Columns:
         """All rows."""
@@ -110,8 +127,13 @@ class Arrays(Source):
             raise DataError("x came without y. Give both, as in fit((x, y)).")
         lengths = {name: len(column) for name, column in found.items()}
         if len(set(lengths.values())) > 1:
-            shown = ", ".join(f"{name} has {length}" for name, length in list(lengths.items())[:1] + list(lengths.items())[-1:])
-            raise DataError(f"{self.location}: the arrays differ in length: {shown} rows. Give one y for each x.")
+            shown = ", ".join(
+                f"{name} has {length}"
+                for name, length in list(lengths.items())[:1] + list(lengths.items())[-1:]
+            )
+            raise DataError(
+                f"{self.location}: the arrays differ in length: {shown} rows. Give one y for each x."
+            )
         return Columns(found)
 
     def _input(self, name: str, value: Any, alone: bool) -> dict[str, Any]:
@@ -145,7 +167,10 @@ class Arrays(Source):
                 self._known[name] = "category"
             return {name: _plain(array)}
         if array.ndim > 2:
-            raise DataError(f"The target {name} has shape {array.shape}; give one value a row (N,) or one row of values (N, K).")
+            raise DataError(
+                f"The target {name} has shape {array.shape}; give one value a row (N,) or one row of "
+                "values (N, K)."
+            )
         return self._wide_target(name, array)
 
     def _wide_target(self, name: str, array: np.ndarray) -> dict[str, Any]:
@@ -158,17 +183,23 @@ class Arrays(Source):
             return {name: array.astype(np.float32)}
         if array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all():
             self._known[name] = "labels"
-            self._notes.append(f"{name} holds 0 and 1 with several in a row, so it is {width} labels at once.")
+            self._notes.append(
+                f"{name} holds 0 and 1 with several in a row, so it is {width} labels at once."
+            )
             return {name: array.astype(np.float32)}
         self._known |= {f"{name}{i}": "number" for i in range(width)} if array.dtype.kind in "iuf" else {}
         return {f"{name}{i}": _plain(array[:, i]) for i in range(width)}
 
     @classmethod
     def read_rows(cls, inputs: list[Any], schema: Schema) -> Columns:
-        """Arrays to the input columns of a fitted schema: one row an item, or many in an array of one dimension more."""
+        """Arrays to the input columns of a fitted schema: one row an item, or many in an array of one "
+        "dimension more."""
         names = list(dict.fromkeys(name for item in schema.inputs.values() for name in item.columns))
         if len(names) == 1 and next(iter(schema.inputs.values())).kind == "image":
-            rows = [_picture_rows(np.asarray(to_array(item, f"row {i + 1}")), f"row {i + 1}") for i, item in enumerate(inputs)]
+            rows = [
+                _picture_rows(np.asarray(to_array(item, f"row {i + 1}")), f"row {i + 1}")
+                for i, item in enumerate(inputs)
+            ]
             if len({part.shape[1:] for part in rows}) > 1:
                 raise DataError("The pictures have different shapes; give arrays of one shape, or files.")
             return Columns({names[0]: np.concatenate(rows)})
@@ -182,7 +213,9 @@ class Arrays(Source):
 
 def _picture_rows(array: np.ndarray, name: str) -> np.ndarray:
     """(H, W), (H, W, C), (C, H, W) or many of them -> (N, ...)."""
-    one = array.ndim == 2 or (array.ndim == 3 and (array.shape[-1] in (1, 3, 4) or array.shape[0] in (1, 3, 4)))
+    one = array.ndim == 2 or (
+        array.ndim == 3 and (array.shape[-1] in (1, 3, 4) or array.shape[0] in (1, 3, 4))
+    )
     return pictures(array[None] if one else array, name, [])
 
 
@@ -209,7 +242,9 @@ def _pair(given: Any, where: str) -> tuple[Any, Any]:
     if isinstance(given, tuple | list) and len(given) == 2:
         return given[0], given[1]
     count = f"{len(given)} arrays" if isinstance(given, tuple | list) else f"one {type(given).__name__}"
-    raise DataError(f"{where}: (x, y) is expected, but {count} came. Give fit((x, y)) with one y for each row of x.")
+    raise DataError(
+        f"{where}: (x, y) is expected, but {count} came. Give fit((x, y)) with one y for each row of x."
+    )
 
 
 def _rows(pair: tuple[Any, Any], name: str) -> int:
@@ -228,7 +263,9 @@ def _join(values: Sequence[Any], name: str) -> Any:
         return {key: _join([value[key] for value in values], f"{name}.{key}") for key in values[0]}
     arrays = [to_array(value, name) for value in values]
     if len({array.shape[1:] for array in arrays}) > 1:
-        raise DataError(f"The splits differ in the shape of {name}: {', '.join(str(array.shape) for array in arrays)}.")
+        raise DataError(
+            f"The splits differ in the shape of {name}: {', '.join(str(array.shape) for array in arrays)}."
+        )
     return np.concatenate(arrays)
 
 
@@ -239,15 +276,18 @@ def _npz(path: Path) -> dict[str, tuple[Any, Any]]:
             held = {name.lower(): file[name] for name in file.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no readable .npz file of plain arrays: {error}.") from error
-    parts = {}
+    parts: dict[str, tuple[Any, Any]] = {}
     for part, split in [("", ""), *PARTS.items()]:
         for x, y in NAMES:
-            for x_name, y_name in ((f"{x}_{part}", f"{y}_{part}"), (f"{part}_{x}", f"{part}_{y}")) if part else ((x, y),):
+            for x_name, y_name in (
+                ((f"{x}_{part}", f"{y}_{part}"), (f"{part}_{x}", f"{part}_{y}")) if part else ((x, y),)
+            ):
                 if x_name in held and y_name in held:
                     parts.setdefault(split, (held[x_name], held[y_name]))
     if not parts:
         raise DataError(
-            f"{path} holds {', '.join(held) or 'nothing'}; x and y are expected, or x_train, y_train, x_test and y_test."
+            f"{path} holds {', '.join(held) or 'nothing'}; x and y are expected, or x_train, y_train, "
+            "x_test and y_test."
         )
     return parts if len(parts) == 1 or "" not in parts else {"": parts[""]}
 
@@ -283,7 +323,8 @@ def _uneven(value: Any, name: str) -> str:
     row = next((i for i, length in enumerate(lengths) if length != lengths[0]), None)
     if row is None:
         return f"{name} holds {type(value[0]).__name__} objects; numbers, booleans or words are expected."
-    return f"{name} has rows of unequal size: row 1 has {lengths[0]}, row {row + 1} has {lengths[row]}. Give them one size."
+    told = f"row 1 has {lengths[0]}, row {row + 1} has {lengths[row]}"
+    return f"{name} has rows of unequal size: {told}. Give them one size."
 
 
 def _plain(array: np.ndarray) -> Any:
@@ -317,10 +358,12 @@ def pictures(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
         notes: gets a sentence for everything that is not plain.
 
     Returns:
-        (N, H, W) or (N, H, W, C); (N, C, H, W) only where H is 1 or 3. uint8, or float32 where values are no bytes.
+        (N, H, W) or (N, H, W, C); (N, C, H, W) only where H is 1 or 3. uint8, or float32 if they are no bytes.
     """
     if array.ndim not in (3, 4):
-        raise DataError(f"{name} has shape {array.shape}; pictures are (N, H, W), (N, H, W, C) or (N, C, H, W).")
+        raise DataError(
+            f"{name} has shape {array.shape}; pictures are (N, H, W), (N, H, W, C) or (N, C, H, W)."
+        )
     if array.ndim == 4:
         array = _layout(array, name, notes)
     return _values(array, name, notes)
@@ -329,10 +372,15 @@ def pictures(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
 def _layout(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     first, last = array.shape[1] in (1, 3, 4), array.shape[3] in (1, 3, 4)
     if not first and not last:
-        raise DataError(f"{name} has shape {array.shape}; pictures have 1, 3 or 4 channels, as second or last dimension.")
+        raise DataError(
+            f"{name} has shape {array.shape}; pictures have 1, 3 or 4 channels, as second or last dimension."
+        )
     if first and last:
         last = not (array.shape[2] == array.shape[3] and array.shape[1] != array.shape[2])
-        notes.append(f"{name} {array.shape} can be read in two ways; it is taken as (N, {'H, W, C' if last else 'C, H, W'}).")
+        notes.append(
+            f"{name} {array.shape} can be read in two ways; it is taken as (N, "
+            f"{'H, W, C' if last else 'C, H, W'})."
+        )
     array = array if last else np.moveaxis(array, 1, -1)  # (N, H, W, C)
     if array.shape[3] == 1:
         return array[..., 0]
@@ -355,16 +403,20 @@ def _values(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     for start, part in _slices(array):
         if not np.isfinite(part).all():
             row = start + int(np.argmin(np.isfinite(part).reshape(len(part), -1).all(1)))
-            raise DataError(f"{name}, row {row + 1}: the picture holds a value that is not a number or infinite.")
+            raise DataError(
+                f"{name}, row {row + 1}: the picture holds a value that is not a number or infinite."
+            )
         low, high = min(low, float(part.min())), max(high, float(part.max()))
         whole = whole and bool((part == np.round(part)).all())
         multiples = multiples and bool((np.abs(part - np.round(part * 255.0) / 255.0) <= 1e-6).all())
-    if 0 <= low and high <= 1 and multiples:
+    if low >= 0 and high <= 1 and multiples:
         return _converted(array, 255.0)
-    if 0 <= low and high <= 255 and whole:
+    if low >= 0 and high <= 255 and whole:
         return _converted(array, 1.0)
     ranges = f"{low:g} to {high:g}"
-    notes.append(f"The pictures of {name} hold {ranges}; they are kept as they are and standardized, not scaled.")
+    notes.append(
+        f"The pictures of {name} hold {ranges}; they are kept as they are and standardized, not scaled."
+    )
     return array.astype(np.float32)
 
 
@@ -413,7 +465,14 @@ def read_dataset(value: Any) -> tuple[Any, Any]:
     _check_stable(items, batched)
     x, y = columns.result()
     classes = getattr(getattr(value, "dataset", value), "classes", None)
-    if isinstance(classes, list) and isinstance(y, np.ndarray) and y.dtype.kind in "iu" and y.size and 0 <= y.min() and y.max() < len(classes):
+    if (
+        isinstance(classes, list)
+        and isinstance(y, np.ndarray)
+        and y.dtype.kind in "iu"
+        and y.size
+        and y.min() >= 0
+        and y.max() < len(classes)
+    ):
         y = np.array([str(word) for word in classes], object)[y]
     return x, y
 
@@ -433,12 +492,20 @@ class Sized:
 
 def _items(value: Any) -> tuple[Any, bool]:
     """What to iterate over, and whether it gives batches."""
-    from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, default_collate
+    from torch.utils.data import (
+        DataLoader,
+        IterableDataset,
+        RandomSampler,
+        SequentialSampler,
+        default_collate,
+    )
 
     if not isinstance(value, DataLoader):
         return (value if isinstance(value, IterableDataset) else Sized(value)), False
     sampler = value.sampler
-    usual = isinstance(sampler, SequentialSampler) or (isinstance(sampler, RandomSampler) and not sampler.replacement)
+    usual = isinstance(sampler, SequentialSampler) or (
+        isinstance(sampler, RandomSampler) and not sampler.replacement
+    )
     if usual and value.collate_fn is default_collate and not isinstance(value.dataset, IterableDataset):
         return Sized(value.dataset), False
     return value, value.batch_size is not None or value.batch_sampler is not None
@@ -463,8 +530,10 @@ def _check_stable(items: Any, batched: bool) -> None:
     for place, *same in zip(places, *reads, strict=False):
         if any(not _equal(same[0], other) for other in same[1:]):
             raise DataError(
-                f"Item {place} of the dataset differs when it is read again: its transform draws at random. Fathom reads "
-                "each item once. Take the random transform out, and let the recipe augment instead, for example "
+                f"Item {place} of the dataset differs when it is read again: its transform draws at "
+                "random. Fathom reads "
+                "each item once. Take the random transform out, and let the recipe augment instead, for "
+                "example "
                 "augment.flip=0.5 augment.shift=0.1."
             )
 
@@ -492,12 +561,17 @@ class _Collector:
         for key, value in self._leaves(item, number).items():
             row = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
             if key not in self.arrays:
-                self.arrays[key] = np.empty((self.size, *row.shape), row.dtype if row.dtype.kind in "biuf" else object) if self.size else []
+                self.arrays[key] = (
+                    np.empty((self.size, *row.shape), row.dtype if row.dtype.kind in "biuf" else object)
+                    if self.size
+                    else []
+                )
             held = self.arrays[key]
             shape = held.shape[1:] if isinstance(held, np.ndarray) else (held[0].shape if held else row.shape)
             if row.shape != shape:
                 raise DataError(
-                    f"Item {number} of the dataset has a '{key[0]}' of shape {row.shape}, the first one {shape}. Give them "
+                    f"Item {number} of the dataset has a '{key[0]}' of shape {row.shape}, the first one "
+                    f"{shape}. Give them "
                     "one size in the transform, or give Fathom the folder of files."
                 )
             if isinstance(held, np.ndarray):

@@ -8,8 +8,8 @@
     Profile     what a column's text can be read as: whole numbers, numbers (three styles), dates, words
     convert     the text of a column as that type
 
-A file larger than the budget is read twice, once to judge and once to convert, and lands in a memory-mapped Arrow file.
-Whatever cannot be read rightly is refused with its line: ragged rows, an open quote, NUL bytes, bytes of no encoding.
+A file larger than the budget is read twice, once to judge and once to convert, and lands in a memory-mapped
+Arrow file. What cannot be read rightly is refused with its line: ragged rows, an open quote, NUL bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ MOST_COLUMNS = 100_000
 MOST_WORDS = 1_000  # a text column of at most this many different values is kept as codes
 HEAD = 8 << 20  # bytes that the dialect is found in
 CHUNK = 4 << 20
-PADDED = r"^[+-]?0[0-9]"
+WIDE = 256  # more columns than this are looked at in groups
+TOGETHER = 1 << 14  # cells of a group
+PADDED = r"^\s*[+-]?0[0-9]"
 COMMA = r"^[+-]?(\d{1,3}(\.\d{3})+|\d+)?(,\d+)?$"
 THOUSANDS = r"^[+-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?$"
 DATE = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:?\d{2})?)?$"
@@ -106,13 +108,12 @@ def read_delimited(path: Path, reading: Mapping[str, str], budget: float) -> Del
     dialect = find_dialect(path, found)
     text = Text(path, found, dialect)
 
-    def judge() -> tuple[list[Profile], Any]:
+    def judge() -> tuple[list[Profile], list[pa.RecordBatch]]:
         profiles = [Profile(name, dialect.delimiter, reading.get(name)) for name in dialect.names]
-        kept: list[pa.RecordBatch] | None = [] if found.size <= budget else None
+        kept: list[pa.RecordBatch] = []
         for batch in text.batches():
-            for profile, column in zip(profiles, batch.columns, strict=True):
-                profile.add(column)
-            if kept is not None:
+            judge_batch(profiles, batch.columns)
+            if found.size <= budget:
                 kept.append(batch)
         text.check_quotes(profiles[0].rows)
         for profile in profiles:
@@ -121,14 +122,12 @@ def read_delimited(path: Path, reading: Mapping[str, str], budget: float) -> Del
 
     if found.size <= budget:
         profiles, kept = judge()
+        batches = [convert_batch(profiles, kept.pop(0).columns) for _ in range(len(kept))]
         table = pa.table(
-            [
-                pa.chunked_array([profile.convert(batch.column(i)) for batch in kept], profile.type)
-                for i, profile in enumerate(profiles)
-            ],
+            [pa.chunked_array([part[i] for part in batches], p.type) for i, p in enumerate(profiles)],
             names=list(dialect.names),
         )
-        notes = column_notes(path, profiles)
+        notes = column_notes(profiles)
     else:
 
         def write() -> tuple[pa.Schema, Iterator[pa.RecordBatch], list[str]]:
@@ -137,10 +136,9 @@ def read_delimited(path: Path, reading: Mapping[str, str], budget: float) -> Del
 
             def converted() -> Iterator[pa.RecordBatch]:
                 for batch in text.batches():
-                    columns = [p.convert(c) for p, c in zip(profiles, batch.columns, strict=True)]
-                    yield pa.record_batch(columns, schema=schema)
+                    yield pa.record_batch(convert_batch(profiles, batch.columns), schema=schema)
 
-            return schema, converted(), column_notes(path, profiles)
+            return schema, converted(), column_notes(profiles)
 
         table, notes = stored(path, reading, found.size, write)
     return Delimited(table, [*found.notes, *dialect.notes, *notes], text.line_of)
@@ -173,8 +171,8 @@ UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")  # bytes that Windows-1252 gi
 def survey(path: Path) -> Survey:
     """One pass over the bytes.
 
-    The encoding is that of the byte order mark; UTF-16 where half of the first bytes are NUL; UTF-8 where all bytes
-    are valid; Windows-1252 where they are not and nothing before the first invalid byte was multi-byte UTF-8.
+    The encoding is that of the byte order mark; UTF-16 where half of the first bytes are NUL; UTF-8 where all
+    bytes are valid; else Windows-1252, unless valid multi-byte UTF-8 stands before the first invalid byte.
 
     Raises:
         DataError: the file is empty, holds NUL bytes, or bytes of no encoding; names offset and line.
@@ -192,13 +190,14 @@ def survey(path: Path) -> Survey:
                 place = chunk.index(b"\0")
                 line = found.lines + chunk[:place].count(b"\n") + 1
                 raise DataError(
-                    f"{path} holds a NUL byte at offset {found.size + place} (line {line}), which text never does. "
+                    f"{path} holds a NUL byte at offset {found.size + place} (line {line}), which text "
+                    "never does. "
                     "Is it a text file? Export it again as UTF-8 CSV."
                 )
             if invalid is None:
                 invalid, seen = _decode(decoder, chunk, found)
                 multibyte |= seen
-            if undefined is None and (hit := UNDEFINED.search(chunk)):
+            if undefined is None and not chunk.isascii() and (hit := UNDEFINED.search(chunk)):
                 undefined = found.size + hit.start(), found.lines + chunk[: hit.start()].count(b"\n") + 1
             found.size += len(chunk)
             found.quotes += chunk.count(b'"')
@@ -240,7 +239,11 @@ def _decode(decoder: Any, chunk: bytes, found: Survey) -> tuple[tuple[int, int, 
 
 
 def _fall_back(
-    path: Path, found: Survey, invalid: tuple[int, int, int], multibyte: bool, undefined: tuple[int, int] | None
+    path: Path,
+    found: Survey,
+    invalid: tuple[int, int, int],
+    multibyte: bool,
+    undefined: tuple[int, int] | None,
 ) -> None:
     """Take bytes that are not UTF-8 as Windows-1252, where that can be right."""
     offset, line, byte = invalid
@@ -249,12 +252,14 @@ def _fall_back(
         raise DataError(f"{path} looks like UTF-16, but {where} does not fit. Save the file as UTF-8.")
     if multibyte:
         raise DataError(
-            f"{path} is UTF-8 up to {where}, which is not valid UTF-8. The file is damaged or joined from files of "
+            f"{path} is UTF-8 up to {where}, which is not valid UTF-8. The file is damaged or joined "
+            "from files of "
             "different encodings; save it as UTF-8."
         )
     if undefined is not None:
         raise DataError(
-            f"{path} is neither UTF-8 ({where}) nor Windows-1252 (offset {undefined[0]}, line {undefined[1]}). "
+            f"{path} is neither UTF-8 ({where}) nor Windows-1252 (offset {undefined[0]}, line "
+            f"{undefined[1]}). "
             "Save the file as UTF-8."
         )
     found.encoding = "cp1252"
@@ -299,12 +304,15 @@ def find_dialect(path: Path, found: Survey) -> Dialect:
         notes.append(f"Columns are set apart by {DELIMITERS[delimiter]}.")
     if len(records[0]) > MOST_COLUMNS:
         raise DataError(
-            f"{path} has {len(records[0]):,} columns; a table may have {MOST_COLUMNS:,}. If they are the samples of "
+            f"{path} has {len(records[0]):,} columns; a table may have {MOST_COLUMNS:,}. If they are the "
+            "samples of "
             "one thing (pixels, a spectrum), give them as an array in an .npz file with x and y."
         )
     header = has_header(records[0], records[1:])
     if not header:
-        notes.append("There is no header line: the first line is data, so the columns are called column1, column2, ...")
+        notes.append(
+            "There is no header line: the first line is data, so the columns are called column1, column2, ..."
+        )
     names = _names(path, records[0], header, notes)
     return Dialect(delimiter, quoting, header, names, tuple(notes))
 
@@ -314,7 +322,9 @@ def _records(text: str, delimiter: str, quoting: bool, whole: bool, most: int = 
     style = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=style)  # type: ignore[arg-type]
     records: list[list[str]] = []
-    with contextlib.suppress(csv.Error):  # a cell beyond the csv module's limit: what came before it is enough
+    with contextlib.suppress(
+        csv.Error
+    ):  # a cell beyond the csv module's limit: what came before it is enough
         for row in reader:
             if row:
                 records.append(row)
@@ -324,7 +334,8 @@ def _records(text: str, delimiter: str, quoting: bool, whole: bool, most: int = 
 
 
 def _plain_tabs(text: str, whole: bool) -> bool:
-    """Whether quotation marks in a tab file are text: rows come out even without quoting, and cells are not wrapped."""
+    """Whether quotation marks in a tab file are text: rows come out even without quoting, and cells "
+    "are not wrapped."""
     plain = _records(text, "\t", False, whole, 10_000)
     if any(len(row) != len(plain[0]) for row in plain):
         return False
@@ -336,8 +347,8 @@ def _plain_tabs(text: str, whole: bool) -> bool:
 def has_header(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
     """Whether the first record names the columns.
 
-    It does not where every numeric column has a number on top, unless these are 0, 1, 2, ... or different whole
-    numbers over values with a fraction.
+    It does not where every numeric column has a number on top, unless these are 0, 1, 2, ... or different
+    whole numbers over values with a fraction.
     """
     columns = [[row[i] for row in rest if i < len(row) and row[i].strip()] for i in range(len(first))]
     numeric = [i for i, values in enumerate(columns) if values and all(map(is_number, values))]
@@ -362,11 +373,14 @@ def _names(path: Path, first: Sequence[str], header: bool, notes: list[str]) -> 
         return tuple(f"column{i + 1}" for i in range(len(first)))
     names = [name.strip() or f"column{i + 1}" for i, name in enumerate(first)]
     if unnamed := [name for name, given in zip(names, first, strict=True) if not given.strip()]:
-        notes.append(f"The header leaves {len(unnamed)} columns without a name; they are called {shorten(unnamed)}.")
+        notes.append(
+            f"The header leaves {len(unnamed)} columns without a name; they are called {shorten(unnamed)}."
+        )
     twice = [f"'{name}' ({count} times)" for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(
-            f"{path}: the header names {shorten(twice, 5)}. Every column needs a name of its own; rename them in line 1."
+            f"{path}: the header names {shorten(twice, 5)}. Every column needs a name of its own; rename "
+            "them in line 1."
         )
     return tuple(names)
 
@@ -433,7 +447,9 @@ class Text:
             quote_char='"' if self.dialect.quoting else False,
             newlines_in_values=self.dialect.quoting,
         )
-        plain = arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
+        plain = arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+        )
         with unpacking(self.path), open_bytes(self.path) as file:
             yield from arrow_csv.open_csv(file, read, parse, plain)
 
@@ -476,13 +492,16 @@ class Text:
                     raise DataError(
                         f"{self.path}, line {line}: {len(row)} cells were found, {width} are expected"
                         f"{' from the header' if self.dialect.header else ''}. "
-                        f"Mend the line (a cell that holds {DELIMITERS[self.dialect.delimiter]} needs quotation marks)."
+                        f"Mend the line (a cell that holds {DELIMITERS[self.dialect.delimiter]} needs "
+                        "quotation marks)."
                     )
         except _OpenQuoteError as error:
             what = "a quotation mark is opened and not closed"
             if "expected after" in error.reason:
                 what = "text follows a closing quotation mark (a mark inside a cell is written twice)"
-            raise DataError(f"{self.path}, line {error.line}: {what}. Mend the record that begins there.") from error
+            raise DataError(
+                f"{self.path}, line {error.line}: {what}. Mend the record that begins there."
+            ) from error
 
 
 class _OpenQuoteError(Exception):
@@ -515,7 +534,9 @@ class Profile:
         self.whole = True
         self.padded = False
         self.words: dict[str, None] | None = {}  # in the order of their first row
-        self.odd: tuple[int, str] | None = None  # the first cell that is no number, of a column read as numbers
+        self.odd: tuple[int, str] | None = (
+            None  # the first cell that is no number, of a column read as numbers
+        )
 
     def add(self, column: pa.Array) -> None:
         """The next cells."""
@@ -528,8 +549,16 @@ class Profile:
         self.rows += len(column)
         self.filled += len(known)
 
+    def add_plain(self, rows: int) -> None:
+        """The next cells, known to be plain numbers; whole ones where `whole` is still true."""
+        self.words, self.moments = None, []
+        self.rows += rows
+        self.filled += rows
+
     def _filled(self, column: pa.Array, count: bool = False) -> pa.Array:
         """The cells, with null for the words that mean missing."""
+        if not count and not self.missing:
+            return column
         gaps = pc.is_in(pc.ascii_trim_whitespace(column), value_set=MISSING)
         if not pc.any(gaps).as_py():
             return column
@@ -541,22 +570,27 @@ class Profile:
     def _numbers(self, values: pa.Array, known: pa.Array) -> None:
         if not self.styles:
             return
-        alive = [style for style in self.styles if parse_numbers(known, style) is not None]
+        alive = self._alive(known)
         if not alive and self.reading == "number" and self.odd is None:
             self.odd = self._first_odd(values)
         self.styles = alive
         self.whole = self.whole and "plain" in alive and _integers(known) is not None
-        if alive and not self.padded and self.reading is None:
-            self.padded = bool(pc.any(pc.match_substring_regex(known, PADDED)).as_py()) and self._codes(known)
+        if self.whole and not self.padded and self.reading is None:
+            self.padded = has_padding(known)
 
-    def _codes(self, known: pa.Array) -> bool:
-        """Whether values with leading zeros are codes: digits throughout."""
-        return bool(pc.all(pc.match_substring_regex(known, r"^\s*[+-]?\d+\s*$")).as_py())
+    def _alive(self, known: pa.Array) -> list[str]:
+        """The styles in which all of these are numbers; plain numbers are never at odds with thousands "
+        "separators."""
+        if self.styles == ["plain", "thousands"] and parse_numbers(known, "plain") is not None:
+            return self.styles
+        return [style for style in self.styles if parse_numbers(known, style) is not None]
 
     def _first_odd(self, values: pa.Array) -> tuple[int, str]:
         for place, value in enumerate(values):
             word = value.as_py()
-            if word is not None and all(parse_numbers(pa.array([word]), style) is None for style in self.styles):
+            if word is not None and all(
+                parse_numbers(pa.array([word]), style) is None for style in self.styles
+            ):
                 return self.rows + place, word
         return self.rows, str(values.drop_null()[0].as_py())  # each fits some style, but not all one style
 
@@ -569,8 +603,10 @@ class Profile:
     def _words(self, known: pa.Array) -> None:
         if self.words is None:
             return
-        self.words.update(dict.fromkeys(known.unique().to_pylist()))
-        if len(self.words) > MOST_WORDS:
+        words = known.unique()
+        if len(words) <= MOST_WORDS:
+            self.words.update(dict.fromkeys(words.to_pylist()))
+        if max(len(words), len(self.words)) > MOST_WORDS:
             self.words = None
 
     @property
@@ -580,15 +616,13 @@ class Profile:
             return pa.string()
         if self.filled == 0:
             return pa.float64() if self.reading == "number" else pa.null()
-        if self.styles and (self.reading == "number" or not self._identifier()):
+        if self.styles and not (
+            self.padded and self.whole
+        ):  # digits with leading zeros are a name, no quantity
             return pa.int64() if self.whole else pa.float64()
         if self.moments:
             return self.moments[0]
         return pa.dictionary(pa.int32(), pa.string()) if self.words is not None else pa.string()
-
-    def _identifier(self) -> bool:
-        """Whether digits are a name and not a quantity: leading zeros, or more digits than int64 holds."""
-        return self.padded
 
     def convert(self, column: pa.Array) -> pa.Array:
         """Cells as `type`."""
@@ -620,6 +654,69 @@ class Profile:
         if not self.styles or "plain" in self.styles or self.filled == 0:
             return None
         return "decimal comma" if self.styles[0] == "comma" else "thousands separators"
+
+
+def has_padding(known: pa.Array) -> bool:
+    """Whether some whole numbers have leading zeros, as 007 has."""
+    for zero in ("0", "-0", "+0", " "):
+        some = known.filter(pc.starts_with(known, zero))
+        if len(some) and pc.any(pc.match_substring_regex(some, PADDED)).as_py():
+            return True
+    return False
+
+
+def judge_batch(profiles: Sequence[Profile], columns: Sequence[pa.Array]) -> None:
+    """Show each profile its cells; short columns of plain numbers are looked at many at once."""
+    for group in _groups(profiles, columns):
+        if not (len(group) > 1 and _judge_together(group)):
+            for profile, column in group:
+                profile.add(column)
+
+
+def convert_batch(profiles: Sequence[Profile], columns: Sequence[pa.Array]) -> list[pa.Array]:
+    """The cells of each column as its type."""
+    converted: list[pa.Array] = []
+    for group in _groups(profiles, columns):
+        kinds = {profile.type for profile, _ in group}
+        plain = (
+            kinds <= {pa.int64(), pa.float64()} and len(kinds) == 1 and not any(p.missing for p, _ in group)
+        )
+        if len(group) > 1 and plain and all("plain" in profile.styles for profile, _ in group):
+            joined = _cast(pa.concat_arrays([column for _, column in group]), kinds.pop())
+            if joined is not None:
+                rows = len(group[0][1])
+                converted += [joined.slice(i * rows, rows) for i in range(len(group))]
+                continue
+        converted += [profile.convert(column) for profile, column in group]
+    return converted
+
+
+Group = list[tuple[Profile, pa.Array]]
+
+
+def _groups(profiles: Sequence[Profile], columns: Sequence[pa.Array]) -> Iterator[Group]:
+    """The columns one by one; of a short and wide batch a few thousand cells at once."""
+    pairs = list(zip(profiles, columns, strict=True))
+    wide = len(pairs) > WIDE and len(columns[0]) < TOGETHER // 2
+    size = max(1, min(WIDE, TOGETHER // max(1, len(columns[0])))) if wide else 1
+    for start in range(0, len(pairs), size):
+        yield pairs[start : start + size]
+
+
+def _judge_together(group: Group) -> bool:
+    """Whether all of these columns are plain numbers without a gap; if so, their profiles know."""
+    if any(profile.reading is not None or "plain" not in profile.styles for profile, _ in group):
+        return False
+    cells = pa.concat_arrays([column for _, column in group])
+    numbers = _cast(cells, pa.float64())
+    if numbers is None or pc.any(pc.is_nan(numbers)).as_py():
+        return False
+    whole = all(profile.whole for profile, _ in group) and _cast(cells, pa.int64()) is not None
+    if (not whole and any(profile.whole for profile, _ in group)) or (whole and has_padding(cells)):
+        return False
+    for profile, column in group:
+        profile.add_plain(len(column))
+    return True
 
 
 def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array | None:
@@ -656,7 +753,7 @@ def parse_numbers(values: pa.Array, style: str) -> pa.Array | None:
     return _cast(trimmed, pa.float64())
 
 
-def column_notes(path: Path, profiles: Sequence[Profile]) -> list[str]:
+def column_notes(profiles: Sequence[Profile]) -> list[str]:
     """Sentences about missing words and the way in which numbers are written."""
     missing: Counter[str] = Counter()
     styles: dict[str, list[str]] = {}

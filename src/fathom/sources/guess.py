@@ -2,10 +2,10 @@
 
     guess(columns, options, ...) -> Schema, notes
 
-    inputs    numbers in one number field "numbers", words in one category field "categories", pictures a field each;
-              row numbers, constants, free text, dates and lists are left out, each with the reason
-    targets   words, booleans and few whole numbers are classes; other numbers are numbers; several 0/1 columns, or a
-              column of lists, are labels
+    inputs    numbers in one number field "numbers", words in one category field "categories", a field for
+              each picture; row numbers, constants, free text, dates and lists are left out, each with the reason
+    targets   words, booleans and few whole numbers are classes; other numbers are numbers; several columns
+              of 0 and 1, or a column of lists, are labels
     special   group, time and weight leave the inputs
 
 Whoever disagrees says so with `data.types.COLUMN=number`, which wins over every rule here.
@@ -28,6 +28,7 @@ from fathom.core.registry import fields
 from fathom.core.tensors import Column
 from fathom.sources.delimited import shorten
 
+DEFAULTS = Data.model_validate({})
 KINDS = ("number", "category", "image", "labels", "ignore")
 TARGET_NAMES = ("target", "label", "class", "y")
 FEW_INTEGERS = 20  # a whole-number target of at most this many values is a class
@@ -80,12 +81,15 @@ def guess(columns: Columns, options: Data, setting: Setting) -> tuple[Schema, li
     targets = _target_names(columns, options, setting, special, types, notes)
     target_kinds = {name: _target_kind(columns[name], name, types, setting, notes) for name in targets}
     input_kinds = _inputs(columns, options, setting, types, {*targets, *special.values()}, notes)
-    schema = Schema(
-        make_inputs(input_kinds, options, where, notes),
-        _make_targets(target_kinds, columns, options, types),
-        special,
-    )
-    return schema, notes
+    inputs = make_inputs(input_kinds, options, where)
+    made = _make_targets(target_kinds, columns, options, types)
+    return Schema(inputs, {_target_key(name, inputs): item for name, item in made.items()}, special), notes
+
+
+def _target_key(name: str, inputs: Mapping[str, Field]) -> str:
+    """The name of a target: its column, unless an input has it or Fathom's own entries begin so."""
+    name = name.lstrip(".") or "target"
+    return f"{name} (target)" if name in inputs else name
 
 
 # ---------------------------------------------------------------- names
@@ -111,7 +115,10 @@ def _special(columns: Columns, options: Data, where: str) -> dict[str, str]:
             raise DataError(unknown("column", name, columns, f"{where} (data.{part})"))
         special[part] = name
     if "weight" in special and not _is_numeric(columns[special["weight"]]):
-        raise DataError(f"{where}: data.weight needs a column of numbers; '{special['weight']}' holds {_type_name(columns[special['weight']])}.")
+        raise DataError(
+            f"{where}: data.weight needs a column of numbers; '{special['weight']}' holds "
+            f"{_type_name(columns[special['weight']])}."
+        )
     if "time" in special:
         _require_order(columns[special["time"]], special["time"], where)
     return special
@@ -124,7 +131,9 @@ def _require_order(column: Column, name: str, where: str) -> None:
     kind = column.type
     if column.null_count:
         row = pc.index(pc.is_null(column), True).as_py()
-        raise DataError(f"{where}: data.time needs a moment in every row; '{name}' is missing in row {row + 1}.")
+        raise DataError(
+            f"{where}: data.time needs a moment in every row; '{name}' is missing in row {row + 1}."
+        )
     if not (_is_numeric(column) or pa.types.is_temporal(kind)):
         first = column[0].as_py()
         raise DataError(
@@ -134,7 +143,8 @@ def _require_order(column: Column, name: str, where: str) -> None:
 
 
 def _target_names(
-    columns: Columns, options: Data, setting: Setting, special: Mapping[str, str], types: Mapping[str, str], notes: list[str]
+    columns: Columns, options: Data, setting: Setting,
+    special: Mapping[str, str], types: Mapping[str, str], notes: list[str],
 ) -> list[str]:  # fmt: skip
     if options.target is not None:
         for name in options.target:
@@ -145,7 +155,11 @@ def _target_names(
         return list(dict.fromkeys(options.target))
     if setting.target is not None:
         return list(setting.target)
-    taken = {*special.values(), *(options.input or ()), *(name for name, kind in types.items() if kind == "ignore")}
+    taken = {
+        *special.values(),
+        *(options.input or ()),
+        *(name for name, kind in types.items() if kind == "ignore"),
+    }
     free = [name for name in columns if name not in taken]
     if not free:
         raise DataError(f"{setting.where} has no column left to predict. Name one with --target COLUMN.")
@@ -163,7 +177,9 @@ def _part_of(name: str, special: Mapping[str, str]) -> str:
 # ---------------------------------------------------------------- targets
 
 
-def _target_kind(column: Column, name: str, types: Mapping[str, str], setting: Setting, notes: list[str]) -> str:
+def _target_kind(
+    column: Column, name: str, types: Mapping[str, str], setting: Setting, notes: list[str]
+) -> str:
     """The kind of one target.
 
     Raises:
@@ -186,7 +202,9 @@ def _target_kind(column: Column, name: str, types: Mapping[str, str], setting: S
     if _is_text(column.type):
         return _text_target(column, name, setting, notes)
     if not _is_numeric(column):
-        raise DataError(f"{where}: the target '{name}' holds {_type_name(column)}, which cannot be predicted yet.")
+        raise DataError(
+            f"{where}: the target '{name}' holds {_type_name(column)}, which cannot be predicted yet."
+        )
     values = few(column, FEW_INTEGERS)
     whole = values is not None and all(float(value).is_integer() for value in values)
     if values is None or not whole or len(values) > _filled(column) / 2:
@@ -205,7 +223,8 @@ def _text_target(column: pa.ChunkedArray, name: str, setting: Setting, notes: li
         _refuse_mixture(column, name, setting, filled)
         count = f"more than {MOST_WORDS}" if values is None else f"{len(values)}"
         raise DataError(
-            f"{setting.where}: the target '{name}' is text with {count} different values in {filled} rows, which are "
+            f"{setting.where}: the target '{name}' is text with {count} different values in {filled} "
+            "rows, which are "
             f"no classes. Choose another --target, or set data.types.{name}=category."
         )
     numeric = sum(_numeric_words(values))
@@ -217,10 +236,14 @@ def _text_target(column: pa.ChunkedArray, name: str, setting: Setting, notes: li
 def _require_variety(column: Column, name: str, where: str) -> None:
     if isinstance(column, np.ndarray):
         if len(column) > 1 and bool((column == column[:1]).all()):
-            raise DataError(f"{where}: the target '{name}' is the same in every row; there is nothing to learn.")
+            raise DataError(
+                f"{where}: the target '{name}' is the same in every row; there is nothing to learn."
+            )
         return
     if _all_missing(column):
-        raise DataError(f"{where}: the target '{name}' has no value in any row. Choose another with --target COLUMN.")
+        raise DataError(
+            f"{where}: the target '{name}' has no value in any row. Choose another with --target COLUMN."
+        )
     if is_list(column.type):
         return
     values = few(column.drop_null(), 1)
@@ -235,13 +258,22 @@ def _make_targets(
     kinds: Mapping[str, str], columns: Columns, options: Data, types: Mapping[str, str]
 ) -> dict[str, Field]:
     """A field each; several 0/1 columns together are one field of labels."""
-    together = [name for name, kind in kinds.items() if kind == "labels" and not isinstance(columns[name], np.ndarray)]
-    together = [name for name in together if not is_list(columns[name].type)]
-    binary = [name for name, kind in kinds.items() if kind == "category" and name not in types and _is_binary(columns[name])]
+    together = [
+        name
+        for name, kind in kinds.items()
+        if kind == "labels" and not isinstance(column := columns[name], np.ndarray) and not is_list(column.type)
+    ]
+    binary = [
+        name
+        for name, kind in kinds.items()
+        if kind == "category" and name not in types and _is_binary(columns[name])
+    ]
     if len(binary) > 1 and len(binary) == len(kinds):
         together = binary
     if len(together) == 1:
-        raise DataError(f"'{together[0]}' is one yes-or-no column; data.types.{together[0]}=category predicts it.")
+        raise DataError(
+            f"'{together[0]}' is one yes-or-no column; data.types.{together[0]}=category predicts it."
+        )
     made: dict[str, Field] = {}
     if together:
         made["labels"] = _make("labels", together, options)
@@ -273,7 +305,8 @@ LEFT_OUT = {
 
 
 def _inputs(
-    columns: Columns, options: Data, setting: Setting, types: Mapping[str, str], taken: set[str], notes: list[str]
+    columns: Columns, options: Data, setting: Setting,
+    types: Mapping[str, str], taken: set[str], notes: list[str],
 ) -> dict[str, str]:  # fmt: skip
     """Input column -> kind, in the order of the table."""
     for name in options.input or ():
@@ -353,10 +386,9 @@ def _numeric_input(column: pa.ChunkedArray, name: str, setting: Setting) -> str:
     if low == high and _is_constant(column):
         return "constant"
     _require_finite(column, name, setting, (low, high))
-    if pa.types.is_integer(column.type) and low in (0, 1) and high - low + 1 == len(column) >= FEW_INTEGERS:
-        if column.null_count == 0 and _is_permutation(column, int(low)):
-            return "id"
-    return "number"
+    whole = pa.types.is_integer(column.type) and column.null_count == 0
+    spans = whole and low in (0, 1) and high - low + 1 == len(column) >= FEW_INTEGERS
+    return "id" if spans and _is_permutation(column, int(low)) else "number"
 
 
 def _is_permutation(column: pa.ChunkedArray, low: int) -> bool:
@@ -370,7 +402,11 @@ def _text_input(column: pa.ChunkedArray, name: str, setting: Setting) -> str:
     values, filled = few(column, MOST_WORDS), _filled(column)
     if values is not None and len(values) == 1 and column.null_count == 0:
         return "constant"
-    if values is not None and str(values[0]).lower().endswith(IMAGES) and all(str(v).lower().endswith(IMAGES) for v in values):
+    if (
+        values is not None
+        and str(values[0]).lower().endswith(IMAGES)
+        and all(str(v).lower().endswith(IMAGES) for v in values)
+    ):
         return "image"
     distinct = values is not None and len(values) == filled > 2
     if values is not None and not distinct and len(values) <= max(FEW_WORDS, filled / 20):
@@ -381,9 +417,10 @@ def _text_input(column: pa.ChunkedArray, name: str, setting: Setting) -> str:
     _refuse_mixture(column, name, setting, filled)
     if pc.all(pc.match_substring_regex(_text(column.slice(0, 1000)), PLAIN_DATE)).as_py():
         return "date"
-    if distinct or (values is None and filled <= 1_000_000 and pc.count_distinct(_text(column)).as_py() == filled):
-        return "id"
-    return "text"
+    unique = distinct or (
+        values is None and filled <= 1_000_000 and pc.count_distinct(_text(column)).as_py() == filled
+    )
+    return "id" if unique and len(first.split()) == 1 else "text"
 
 
 def _refuse_mixture(column: pa.ChunkedArray, name: str, setting: Setting, filled: int) -> None:
@@ -397,7 +434,8 @@ def _refuse_mixture(column: pa.ChunkedArray, name: str, setting: Setting, filled
     row = pc.index(numeric, False).as_py()
     raise DataError(
         f"{setting.where}, {setting.place(row)}: column '{name}' holds numbers, but '{odd[0].as_py()}' came "
-        f"({len(odd)} of {filled} cells are no numbers). Mend or empty them, or set data.types.{name}=category or =ignore."
+        f"({len(odd)} of {filled} cells are no numbers). Mend or empty them, or set "
+        f"data.types.{name}=category or =ignore."
     )
 
 
@@ -418,7 +456,7 @@ def _require_finite(
     )
 
 
-def make_inputs(kinds: Mapping[str, str], options: Data, where: str, notes: list[str]) -> dict[str, Field]:
+def make_inputs(kinds: Mapping[str, str], options: Data, where: str) -> dict[str, Field]:
     """Fields of the inputs: pictures, then all numbers together, then all words together."""
     by_kind: dict[str, list[str]] = {}
     for name, kind in kinds.items():
@@ -430,7 +468,10 @@ def make_inputs(kinds: Mapping[str, str], options: Data, where: str, notes: list
     if "category" in by_kind:
         made["categories"] = _make("category", by_kind.pop("category"), options)
     for kind, names in by_kind.items():
-        raise DataError(f"{where}: '{names[0]}' cannot be an input of kind {kind}; allowed: number, category, image, ignore.")
+        raise DataError(
+            f"{where}: '{names[0]}' cannot be an input of kind {kind}; allowed: number, category, image, "
+            "ignore."
+        )
     return made
 
 
@@ -508,7 +549,9 @@ def _first(column: pa.ChunkedArray) -> Any:
 
 
 def _numeric_words(values: Sequence[Any]) -> list[bool]:
-    flags: list[bool] = pc.match_substring_regex(pa.array([str(value) for value in values]), NUMBER).to_pylist()
+    flags: list[bool] = pc.match_substring_regex(
+        pa.array([str(value) for value in values]), NUMBER
+    ).to_pylist()
     return flags
 
 

@@ -2,8 +2,8 @@
 
     stored(path, reading, size, write) -> table, notes
 
-The file is named after the origin's path, size, time of change and a hash of its head and tail, so that a changed
-origin is read anew. It is written beside and then renamed.
+The file is named after the origin's path, size, time of change and a hash of its head and tail, so that a
+changed origin is read anew. It is written beside and then renamed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Tables: CSV, TSV, Parquet, JSON lines, and any frame that speaks the Arrow interface (pandas, polars, pyarrow).
+"""Tables: CSV, TSV, Parquet, JSON lines, and any frame with the Arrow interface (pandas, polars, pyarrow).
 
-    Tables        one table; types come from `delimited` (text) or from the file, kinds from `guess`
-    read_rows     files, frames, dicts and lists to the columns that a fitted schema reads
-    apply_reading   columns read as numbers or text because a schema says so
+Tables        one table; types come from `delimited` (text) or from the file, kinds from `guess`
+read_rows     files, frames, dicts and lists to the columns that a fitted schema reads
+apply_reading   columns read as numbers or text because a schema says so
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fathom.core.recipe import Data
 from fathom.core.registry import source
 from fathom.core.tensors import Column, to_list
 from fathom.sources.delimited import Profile, open_bytes, read_delimited, shorten, unpacking
-from fathom.sources.guess import IMAGES, MOST_WORDS, Setting, few, guess, is_picture
+from fathom.sources.guess import DEFAULTS, IMAGES, MOST_WORDS, Setting, few, guess, is_picture
 from fathom.sources.stored import stored
 
 DELIMITED = (".csv", ".tsv", ".tab", ".data")
@@ -50,10 +50,12 @@ class Tables(Source):
         is_path = isinstance(location, str | Path)
         super().__init__(str(location) if is_path else "the frame", options)
         self._given = Path(location) if is_path else location
-        self.reading = {name: "number" for name, kind in options.types.items() if kind == "number"} | dict(reading or {})
+        self.reading = {name: "number" for name, kind in options.types.items() if kind == "number"} | dict(
+            reading or {}
+        )
         self._columns: Columns | None = None
         self._schema: Schema | None = None
-        self._notes: list[str] = []
+        self.reading_notes: list[str] = []
         self._guessed: list[str] = []
         self._place: Callable[[int], str] = lambda row: f"row {row + 1}"
 
@@ -69,7 +71,9 @@ class Tables(Source):
         """All rows."""
         if self._columns is None:
             table = self._read()
-            columns = Columns({name: table.column(i) for i, name in enumerate(table.column_names)}, table.num_rows)
+            columns = Columns(
+                {name: table.column(i) for i, name in enumerate(table.column_names)}, table.num_rows
+            )
             columns = self._with_paths(columns)
             self._columns = apply_reading(columns, self.reading, self.location, self._place)
         return self._columns
@@ -84,22 +88,22 @@ class Tables(Source):
     def notes(self) -> list[str]:
         """How the text was read, what was guessed and left out."""
         self.schema()
-        return [*self._notes, *self._guessed]
+        return [*self.reading_notes, *self._guessed]
 
     def _read(self) -> pa.Table:
         if not isinstance(self._given, Path):
-            return tidy(_frame(self._given), "the frame", self._notes)
+            return tidy(_frame(self._given), "the frame", self.reading_notes)
         path, budget = self._given, self.options.memory * 2**30 / 4
         kind = suffix(path)
         if kind in DELIMITED:
             read = read_delimited(path, self.reading, budget)
-            self._notes += read.notes
+            self.reading_notes += read.notes
             self._place = lambda row: f"line {read.line_of(row)}"
             return read.table
         if kind in LINES:
             self._place = lambda row: f"line {_json_line(path, row)}"
-            return tidy(_read_lines(path), str(path), self._notes)
-        return read_parquet(path, budget, self._notes)
+            return tidy(_read_lines(path), str(path), self.reading_notes)
+        return read_parquet(path, budget, self.reading_notes)
 
     def _with_paths(self, columns: Columns) -> Columns:
         """Names of picture files stand for files beside the table."""
@@ -112,9 +116,13 @@ class Tables(Source):
             first = next((v for v in column.slice(0, 100).to_pylist() if v), "")
             if forced != "image" and not first.lower().endswith(IMAGES):
                 continue
-            changed[name] = pa.chunked_array([[_beside(folder, value) for value in column.to_pylist()]], pa.string())
+            changed[name] = pa.chunked_array(
+                [[_beside(folder, value) for value in column.to_pylist()]], pa.string()
+            )
             if not Path(_beside(folder, first) or "").is_file():
-                self._notes.append(f"'{name}' looks like names of picture files, but {_beside(folder, first)} is not there.")
+                self.reading_notes.append(
+                    f"'{name}' looks like names of picture files, but {_beside(folder, first)} is not there."
+                )
         return Columns(changed, columns.rows)
 
     @classmethod
@@ -136,10 +144,10 @@ class Tables(Source):
         names = input_columns(schema)
         if isinstance(item, str | Path):
             where = str(item)
-            columns = Tables(item, Data(), reading_of(schema, inputs_only=True)).columns()
+            columns = Tables(item, DEFAULTS, reading_of(schema, inputs_only=True)).columns()
         elif hasattr(item, "__arrow_c_stream__"):
             where = "the frame"
-            columns = Tables(item, Data(), reading_of(schema, inputs_only=True)).columns()
+            columns = Tables(item, DEFAULTS, reading_of(schema, inputs_only=True)).columns()
         else:
             where = f"row {number + 1}"
             columns = _record(item, names, where)
@@ -161,10 +169,14 @@ def require(columns: Mapping[str, Any], names: Sequence[str], where: str) -> Non
     guesses = [f"'{near}'" for name in missing[:3] if (near := nearest(name, columns)) is not None]
     hint = f" Nearest: {', '.join(dict.fromkeys(guesses))}." if guesses else ""
     what = f"column '{missing[0]}'" if len(missing) == 1 else f"columns {shorten(missing)}"
-    raise DataError(f"{where} lacks the {what}, which the model reads.{hint} It has: {shorten(list(columns), 12)}.")
+    raise DataError(
+        f"{where} lacks the {what}, which the model reads.{hint} It has: {shorten(list(columns), 12)}."
+    )
 
 
-def reading_of(schema: Schema, columns: Mapping[str, Column] | None = None, inputs_only: bool = False) -> dict[str, str]:
+def reading_of(
+    schema: Schema, columns: Mapping[str, Column] | None = None, inputs_only: bool = False
+) -> dict[str, str]:
     """How each column must be read so that it means what it meant in training.
 
     Args:
@@ -186,7 +198,8 @@ def reading_of(schema: Schema, columns: Mapping[str, Column] | None = None, inpu
 
 
 def _needs_text(state: Mapping[str, Any], place: int, column: Column | None) -> bool:
-    """Whether a category's words would be lost if they were read as numbers ("007", "1.0" beside "unknown")."""
+    """Whether a category's words would be lost if they were read as numbers ("007", "1.0" beside "
+    ""unknown")."""
     if column is not None:
         return not isinstance(column, np.ndarray) and _words(column)
     vocabularies = state.get("vocabularies") or []
@@ -202,7 +215,9 @@ def _canonical(word: str) -> str | None:
     return str(int(number)) if number.is_integer() else str(number)
 
 
-def apply_reading(columns: Columns, reading: Mapping[str, str], where: str, place: Callable[[int], str]) -> Columns:
+def apply_reading(
+    columns: Columns, reading: Mapping[str, str], where: str, place: Callable[[int], str]
+) -> Columns:
     """Read text columns as numbers, or others as text, where `reading` says so.
 
     Raises:
@@ -220,7 +235,9 @@ def apply_reading(columns: Columns, reading: Mapping[str, str], where: str, plac
     return Columns(changed, columns.rows)
 
 
-def _as_numbers(column: pa.ChunkedArray, name: str, where: str, place: Callable[[int], str]) -> pa.ChunkedArray:
+def _as_numbers(
+    column: pa.ChunkedArray, name: str, where: str, place: Callable[[int], str]
+) -> pa.ChunkedArray:
     if pa.types.is_null(column.type):
         return column.cast(pa.float64())
     if pa.types.is_boolean(column.type):
@@ -236,7 +253,10 @@ def _as_numbers(column: pa.ChunkedArray, name: str, where: str, place: Callable[
     if profile.filled and (profile.odd is not None or not profile.styles):
         row, word = profile.odd or (0, "")
         at = f", {place(row)}" if place(row) else ""
-        raise DataError(f"{where}{at}: column '{name}' is read as numbers, but '{word}' came. Mend the value or leave it empty.")
+        raise DataError(
+            f"{where}{at}: column '{name}' is read as numbers, but '{word}' came. Mend the value or "
+            "leave it empty."
+        )
     return pa.chunked_array([profile.convert(chunk) for chunk in text.chunks], profile.type)
 
 
@@ -257,12 +277,19 @@ def _record(item: Any, names: Sequence[str], where: str) -> Columns:
     elif isinstance(item, Sequence | np.ndarray) and not isinstance(item, str | bytes):
         values = list(item)
         if len(values) != len(names):
-            raise DataError(f"{where} has {len(values)} values; the model reads {len(names)}: {shorten(names)}.")
+            raise DataError(
+                f"{where} has {len(values)} values; the model reads {len(names)}: {shorten(names)}."
+            )
     else:
-        raise DataError(f"{where}: {type(item).__name__} is no row. Give a file, a dict of column to value, or a list of values.")
+        raise DataError(
+            f"{where}: {type(item).__name__} is no row. Give a file, a dict of column to value, or a "
+            "list of values."
+        )
     plain = [value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value for value in values]
     try:
-        return Columns({name: pa.chunked_array([pa.array([value])]) for name, value in zip(names, plain, strict=True)}, 1)
+        return Columns(
+            {name: pa.chunked_array([pa.array([value])]) for name, value in zip(names, plain, strict=True)}, 1
+        )
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(f"{where} holds a value that is neither number nor text: {error}.") from error
 
@@ -287,7 +314,9 @@ def _one_type(name: str, columns: list[Column]) -> list[Any]:
     if any(arrays):
         shapes = {column.shape[1:] if isinstance(column, np.ndarray) else () for column in columns}
         if len(shapes) > 1:
-            raise DataError(f"'{name}' has rows of different shapes: {', '.join(str(shape) for shape in sorted(shapes))}.")
+            raise DataError(
+                f"'{name}' has rows of different shapes: {', '.join(str(shape) for shape in sorted(shapes))}."
+            )
         return columns
     arrow: list[pa.ChunkedArray] = [column for column in columns if not isinstance(column, np.ndarray)]
     kinds = {column.type for column in arrow}
@@ -317,7 +346,9 @@ def _frame(value: Any) -> pa.Table:
             return pa.Table.from_pylist(value)
         return pa.RecordBatchReader.from_stream(value).read_all()
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"The frame cannot be read: {error}. Give every column values of one type.") from error
+        raise DataError(
+            f"The frame cannot be read: {error}. Give every column values of one type."
+        ) from error
 
 
 def tidy(table: pa.Table, where: str, notes: list[str]) -> pa.Table:
@@ -328,7 +359,9 @@ def tidy(table: pa.Table, where: str, notes: list[str]) -> pa.Table:
     """
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
-        raise DataError(f"{where} names {shorten(twice)} more than once. Every column needs a name of its own.")
+        raise DataError(
+            f"{where} names {shorten(twice)} more than once. Every column needs a name of its own."
+        )
     index = [name for name in table.column_names if name.startswith("__index_level_")]
     if index:
         table = table.drop_columns(index)
@@ -342,7 +375,12 @@ def tidy_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_dictionary(kind) and not pa.types.is_string(kind.value_type):
         column = column.cast(kind.value_type)
         kind = column.type
-    simpler = {pa.large_string(): pa.string(), pa.string_view(): pa.string(), pa.binary_view(): pa.binary(), pa.float16(): pa.float32()}
+    simpler = {
+        pa.large_string(): pa.string(),
+        pa.string_view(): pa.string(),
+        pa.binary_view(): pa.binary(),
+        pa.float16(): pa.float32(),
+    }
     if kind in simpler:
         column = column.cast(simpler[kind])
     elif pa.types.is_decimal(kind):
@@ -392,11 +430,19 @@ def _explain_lines(path: Path) -> None:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{path}, line {number}: this is no JSON ({error}). Each line holds one object.") from error
+            raise DataError(
+                f"{path}, line {number}: this is no JSON ({error}). Each line holds one object."
+            ) from error
         if not isinstance(record, dict):
-            raise DataError(f"{path}, line {number}: a {type(record).__name__} came; each line holds one object.")
+            raise DataError(
+                f"{path}, line {number}: a {type(record).__name__} came; each line holds one object."
+            )
         for name, value in record.items():
-            kind = "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
+            kind = (
+                "number"
+                if isinstance(value, int | float) and not isinstance(value, bool)
+                else type(value).__name__
+            )
             before = kinds.setdefault(name, (kind, number)) if value is not None else (kind, number)
             if before[0] != kind:
                 raise DataError(
@@ -420,7 +466,9 @@ def read_parquet(path: Path, budget: float, notes: list[str]) -> pa.Table:
         def write() -> Any:
             plain = pa.schema([(item.name, _plain_type(item.type)) for item in file.schema_arrow])
             batches = (
-                pa.record_batch([tidy_chunk(c, t.type) for c, t in zip(batch.columns, plain, strict=True)], schema=plain)
+                pa.record_batch(
+                    [tidy_chunk(c, t.type) for c, t in zip(batch.columns, plain, strict=True)], schema=plain
+                )
                 for batch in file.iter_batches()
             )
             return plain, batches, []
@@ -435,7 +483,9 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
         kind = kind.value_type
     if pa.types.is_decimal(kind):
         return pa.float64()
-    return {pa.large_string(): pa.string(), pa.string_view(): pa.string(), pa.float16(): pa.float32()}.get(kind, kind)
+    return {pa.large_string(): pa.string(), pa.string_view(): pa.string(), pa.float16(): pa.float32()}.get(
+        kind, kind
+    )
 
 
 def tidy_chunk(chunk: pa.Array, kind: pa.DataType) -> pa.Array:
