@@ -208,8 +208,7 @@ class Prepared:
         """uint8 (N, H, W, C) to numbers between 0 and 1, as (N, C, H, W) or (N, H, W, C)."""
         if channels_first:
             images = images.transpose(0, 3, 1, 2)
-        result = numpy.empty(images.shape, numpy.float32)
-        return numpy.divide(images, 255, out=result, dtype=numpy.float32).astype(self.dtype, copy=False)
+        return numpy.divide(images, 255, out=numpy.empty(images.shape, self.dtype), dtype=self.dtype)
 
 
 class Measurement:

@@ -62,9 +62,7 @@ def table(rows: int = 400, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, t
 def test_class_shares_are_answered_where_nothing_is_read():
     target = torch.tensor([0, 0, 0, 1])
     data = TensorSet({"x": torch.zeros(4, 1), "y": target})
-    found, _ = baselines(
-        Schema({"x": NUMBERS}, {"y": category(3)}), data, data.subset(torch.tensor([0, 1])), seed=0
-    )
+    found, _ = baselines(Schema({"x": NUMBERS}, {"y": category(3)}), data, data.subset(torch.tensor([0, 1])), seed=0)
     shares = found["majority class"]["y"].softmax(1)
     assert shares.shape == (2, 3)
     assert shares[0].tolist() == pytest.approx([0.75, 0.25, 0.0], abs=1e-6)
@@ -110,9 +108,7 @@ def test_linear_and_boosted_models_are_those_of_scikit_learn():
     other = source.data.astype(np.float32)[test.index]
     expected = straight.predict_proba(scaler.transform(other).clip(-10, 10))
     assert found["logistic regression"]["y"].softmax(1).numpy() == pytest.approx(expected, abs=1e-4)
-    boosted = (
-        HistGradientBoostingClassifier(early_stopping=False, random_state=0).fit(x, y).predict_proba(other)
-    )
+    boosted = HistGradientBoostingClassifier(early_stopping=False, random_state=0).fit(x, y).predict_proba(other)
     assert found["gradient boosting"]["y"].softmax(1).numpy() == pytest.approx(boosted, abs=1e-5)
 
 
@@ -210,9 +206,7 @@ def test_digits_are_told_apart_by_pixels():
     assert told["test"]["accuracy"]["value"] > 0.94
     assert told["baseline"]["majority class"]["accuracy"]["high"] < 0.2
     assert told["baseline"]["majority class"]["log_loss"]["value"] == pytest.approx(2.3, abs=0.05)
-    assert told["verdict"].startswith(
-        "The network is not better than logistic regression on pixels: accuracy +0.000"
-    )
+    assert told["verdict"].startswith("The network is not better than logistic regression on pixels: accuracy +0.000")
 
 
 def test_images_beside_columns():

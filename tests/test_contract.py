@@ -13,7 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from fathom.core.callbacks import History, Watcher
-from fathom.core.contract import Algorithm, Batch, Clock, Columns, Context, Model, Predictor, Schema, Stage, TensorSet
+from fathom.core.contract import (
+    Algorithm,
+    Batch,
+    Clock,
+    Columns,
+    Context,
+    Model,
+    Predictor,
+    Schema,
+    Stage,
+    TensorSet,
+)
 from fathom.core.device import Device, seed_everything
 from fathom.core.diagnose import non_finite
 from fathom.core.loop import train
@@ -162,7 +173,15 @@ def build(kind: str) -> tuple[Algorithm, list[Stage], Clock]:
     seed_everything(1)
     schema, data = make_schema()
     recipe = Recipe.parse(
-        {"training": {"batch": 16, "steps": STEPS, "learning_rate": 0.01, "average": 0.9, "weight_decay": 0.1}}
+        {
+            "training": {
+                "batch": 16,
+                "steps": STEPS,
+                "learning_rate": 0.01,
+                "average": 0.9,
+                "weight_decay": 0.1,
+            }
+        }
     )
     clock = Clock()
     modules: dict[str, nn.Module]
@@ -170,7 +189,10 @@ def build(kind: str) -> tuple[Algorithm, list[Stage], Clock]:
         modules = {"model": nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))}
         make: Any = algorithms["supervised"].make
     elif kind == "adversarial":
-        modules = {"generator": nn.Linear(3, 4), "discriminator": nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))}
+        modules = {
+            "generator": nn.Linear(3, 4),
+            "discriminator": nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)),
+        }
         make = Adversarial
     else:
         modules = {"model": nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))}
@@ -229,7 +251,7 @@ def test_dropping_saved_state_breaks_the_trajectory(tmp_path: Path) -> None:
 
 
 def test_acting_learns_the_corridor() -> None:
-    algorithm, stages, clock = build("acting")
+    algorithm, _, clock = build("acting")
     run(algorithm, [Stage("train", 400, None)], clock, [])
     q = algorithm.models["model"].module(one_hot(torch.arange(5)))
     assert q.argmax(1).tolist() == [1] * 5
@@ -237,7 +259,7 @@ def test_acting_learns_the_corridor() -> None:
 
 
 def test_two_players_reach_only_their_own_weights() -> None:
-    algorithm, stages, clock = build("adversarial")
+    algorithm, _, _ = build("adversarial")
     generator = [p.clone() for p in algorithm.models["generator"].parameters()]
     loss = algorithm.models["discriminator"].module(algorithm.models["generator"].module(torch.randn(4, 3))).mean()
     algorithm.optimizers["discriminator"].minimize(loss)

@@ -127,12 +127,20 @@ class TestResampling:
 
     def test_many_rows_get_fewer_resamples_and_a_normal_interval(self, monkeypatch):
         outputs, target = binary(0, 400)
-        data = TensorSet({"y": target})
-        full = evaluate({"y": outputs}, data, schema(category("a", "b")), seed=0)["auroc"]
+        data, task = TensorSet({"y": target}), schema(category("a", "b"))
+        full = evaluate({"y": outputs}, data, task, seed=0)
         monkeypatch.setattr(module, "DRAWS", 1)
-        few = evaluate({"y": outputs}, data, schema(category("a", "b")), seed=0)["auroc"]
-        assert few.value == full.value
-        assert few.high - few.low == pytest.approx(full.high - full.low, rel=0.3)
+        few = evaluate({"y": outputs}, data, task, seed=0)
+        for name in ("f1", "log_loss", "auroc"):
+            assert few[name].value == full[name].value
+            assert few[name].high - few[name].low == pytest.approx(full[name].high - full[name].low, rel=0.3)
+        assert few["f1"].high - few["f1"].value == pytest.approx(few["f1"].value - few["f1"].low)
+
+    def test_an_area_near_one_leaves_more_room_below(self):
+        outputs, target = binary(1, 200, shift=3.5)
+        found = evaluate({"y": outputs}, TensorSet({"y": target}), schema(category("a", "b")), seed=0)["auroc"]
+        assert 0.9 < found.low < found.value < found.high < 1
+        assert found.value - found.low > found.high - found.value
 
 
 def test_wilson_by_hand():
@@ -193,14 +201,12 @@ def test_intervals_hold_the_truth_as_often_as_they_say(rows):
 @pytest.mark.parametrize("rows", [200, 500])
 def test_intervals_hold_the_truth_in_many_simulations(rows):
     for name, share in simulate(400, rows, resamples=1000).items():
-        assert 0.92 <= share <= 0.97, f"{name}: {share}"
+        assert 0.92 <= share <= 0.98, f"{name}: {share}"
 
 
 def test_all_right_is_not_certain():
     target = torch.arange(60) % 3
-    found = evaluate(
-        {"y": logits(target, 3)}, TensorSet({"y": target}), schema(category("a", "b", "c")), seed=0
-    )
+    found = evaluate({"y": logits(target, 3)}, TensorSet({"y": target}), schema(category("a", "b", "c")), seed=0)
     for name in (
         "accuracy",
         "balanced_accuracy",
@@ -217,14 +223,10 @@ def test_all_right_is_not_certain():
 
 def test_blocks_widen_the_interval():
     generator = torch.Generator().manual_seed(0)
-    right = (
-        (torch.rand(40, generator=generator) < 0.6).long().repeat_interleave(10)
-    )  # 40 patients, 10 rows each
+    right = (torch.rand(40, generator=generator) < 0.6).long().repeat_interleave(10)  # 40 patients, 10 rows each
     data, outputs = TensorSet({"y": torch.ones(400, dtype=torch.int64)}), {"y": logits(right, 2)}
     rows = evaluate(outputs, data, schema(category("a", "b")), seed=0)["accuracy"]
-    groups = evaluate(outputs, data, schema(category("a", "b")), seed=0, blocks=np.arange(400) // 10)[
-        "accuracy"
-    ]
+    groups = evaluate(outputs, data, schema(category("a", "b")), seed=0, blocks=np.arange(400) // 10)["accuracy"]
     assert groups.value == rows.value
     assert groups.high - groups.low > 2.5 * (rows.high - rows.low)  # about the root of 10
     perfect = evaluate(
@@ -240,13 +242,9 @@ def test_blocks_widen_the_interval():
 def test_row_weights_count():
     outputs, target = binary(1, 100)
     weight = torch.randint(1, 4, (100,), generator=torch.Generator().manual_seed(0)).float()
-    weighted = evaluate(
-        {"y": outputs}, TensorSet({"y": target, WEIGHT: weight}), schema(category("a", "b")), seed=0
-    )
+    weighted = evaluate({"y": outputs}, TensorSet({"y": target, WEIGHT: weight}), schema(category("a", "b")), seed=0)
     again = torch.arange(100).repeat_interleave(weight.long())
-    copied = evaluate(
-        {"y": outputs[again]}, TensorSet({"y": target[again]}), schema(category("a", "b")), seed=0
-    )
+    copied = evaluate({"y": outputs[again]}, TensorSet({"y": target[again]}), schema(category("a", "b")), seed=0)
     assert {n: e.value for n, e in weighted.items()} == pytest.approx({n: e.value for n, e in copied.items()})
     width = weighted["accuracy"].high - weighted["accuracy"].low
     assert width > copied["accuracy"].high - copied["accuracy"].low  # copies are not more evidence
@@ -255,9 +253,7 @@ def test_row_weights_count():
 def test_a_view_of_a_set_is_read_in_its_own_order():
     outputs, target = binary(2, 50)
     index = torch.randperm(50, generator=torch.Generator().manual_seed(0))
-    found = evaluate(
-        {"y": outputs[index]}, TensorSet({"y": target}, index), schema(category("a", "b")), seed=0
-    )
+    found = evaluate({"y": outputs[index]}, TensorSet({"y": target}, index), schema(category("a", "b")), seed=0)
     plain = evaluate({"y": outputs}, TensorSet({"y": target}), schema(category("a", "b")), seed=0)
     assert found["auroc"].value == pytest.approx(plain["auroc"].value)
 
@@ -285,8 +281,8 @@ def test_faults_say_what_to_do():
     with pytest.raises(DataError) as caught:
         evaluate({"y": outputs}, TensorSet({"y": target}), schema(category("a", "b")), seed=0)
     assert str(caught.value) == (
-        "The answer of the network for 'y' is not a finite number in 1 of 5 rows, first in row 3. Train again "
-        "with a smaller training.lr, or look for inputs of extreme size in that row."
+        "The answer of the network for 'y' is not a finite number in 1 of 5 rows, first in row 3. Train "
+        "again with a smaller training.lr, or look for inputs of extreme size in that row."
     )
     with pytest.raises(DataError, match=r"There are no rows to evaluate\. Give a test split"):
         evaluate({"y": outputs[:0]}, TensorSet({"y": target[:0]}), schema(category("a", "b")), seed=0)
@@ -340,10 +336,7 @@ class TestVerdict:
         assert strongest(tables, "mae") == "ridge"
         assert verdict(tables, gap, "mae") == "The network is worse than ridge: MAE +0.100 (0.050 to 0.200)."
         del tables["ridge"]
-        assert (
-            verdict(tables, gap, "mae")
-            == "The network is better than the mean: MAE -0.500 (-0.600 to -0.400)."
-        )
+        assert verdict(tables, gap, "mae") == "The network is better than the mean: MAE -0.500 (-0.600 to -0.400)."
 
     def test_without_a_baseline_it_says_so(self):
         assert verdict({}, {}, "r2") == "There is no baseline to compare the network's R2 with."
@@ -362,17 +355,11 @@ class TestVerdict:
         target = torch.arange(400) % 2
         hard = torch.arange(400) < 160
         weaker = torch.where(hard, 1 - target, target)
-        stronger = torch.where(
-            torch.arange(400) < 140, 1 - target, target
-        )  # right wherever the other is, and 20 more
+        stronger = torch.where(torch.arange(400) < 140, 1 - target, target)  # right wherever the other is, and 20 more
         data, field = TensorSet({"y": target}), schema(category("a", "b"))
-        one, other = (
-            evaluate({"y": logits(a, 2)}, data, field, seed=0)["accuracy"] for a in (stronger, weaker)
-        )
+        one, other = (evaluate({"y": logits(a, 2)}, data, field, seed=0)["accuracy"] for a in (stronger, weaker))
         assert one.low < other.high
-        gap = compare({"y": logits(stronger, 2)}, {"b": {"y": logits(weaker, 2)}}, data, field, seed=0)["b"][
-            "accuracy"
-        ]
+        gap = compare({"y": logits(stronger, 2)}, {"b": {"y": logits(weaker, 2)}}, data, field, seed=0)["b"]["accuracy"]
         assert gap.low > 0
 
 
@@ -382,8 +369,9 @@ class TestResults:
         answer = torch.where(torch.arange(90) < 12, (target + 1) % 3, target)
         outputs = logits(answer, 3)
         outputs[5] *= 3  # the surest mistake
-        told = results({"y": outputs}, {"majority class": {"y": torch.zeros(90, 3)}}, TensorSet({"y": target}),
-                       schema(category("ant", "bee", "cat")), 0, "accuracy", resamples=200)  # fmt: skip
+        data, task = TensorSet({"y": target}), schema(category("ant", "bee", "cat"))
+        trivial = {"majority class": {"y": torch.zeros(90, 3)}}
+        told = results({"y": outputs}, trivial, data, task, 0, "accuracy", resamples=200)
         again = json.loads(json.dumps(told, allow_nan=False))
         assert set(again) == {
             "test", "baseline", "difference", "primary", "verdict", "targets", "mistakes", "notes",
@@ -406,14 +394,12 @@ class TestResults:
         truth = torch.linspace(0, 20, 500)[:, None]
         outputs = (truth - 10) / 2
         outputs[7] += 3
-        told = results({"y": outputs}, {"mean": {"y": torch.zeros(500, 1)}}, TensorSet({"y": truth}),
-                       schema(number(10, 2)), 0, "r2", resamples=200)  # fmt: skip
+        data, trivial = TensorSet({"y": truth}), {"mean": {"y": torch.zeros(500, 1)}}
+        told = results({"y": outputs}, trivial, data, schema(number(10, 2)), 0, "r2", resamples=200)
         shown = told["targets"]["y"]
         assert shown["kind"] == "number"
         assert len(shown["scatter"]) == 400
-        assert max(abs(a - b) for a, b in shown["scatter"]) == pytest.approx(6, abs=1e-4) or all(
-            abs(a - b) < 1e-4 for a, b in shown["scatter"]
-        )
+        assert sum(abs(a - b) > 1e-4 for a, b in shown["scatter"]) <= 1  # the one that is wrong, where it was drawn
         assert told["mistakes"][0]["row"] == 7
         assert told["mistakes"][0]["answer"] - told["mistakes"][0]["truth"] == pytest.approx(6, abs=1e-4)
         assert told["verdict"].startswith("The network is better than the mean: R2 +")
@@ -448,9 +434,7 @@ class TestResults:
 
     def test_take_another_metric_where_the_primary_one_is_not_defined(self):
         target = torch.zeros(20, dtype=torch.int64)
-        told = results(
-            {"y": logits(target, 2)}, {}, TensorSet({"y": target}), schema(category("a", "b")), 0, "auroc"
-        )
+        told = results({"y": logits(target, 2)}, {}, TensorSet({"y": target}), schema(category("a", "b")), 0, "auroc")
         assert told["primary"] == "accuracy"
 
     def test_say_where_fewer_resamples_were_used(self):

@@ -28,12 +28,8 @@ def problem(seed: int, rows: int, classes: int, levels: int, weights: str = "cou
     generator = np.random.default_rng(seed)
     raw = generator.integers(1, levels + 1, (rows, classes)).astype(np.float64)
     probability = torch.from_numpy(raw / raw.sum(1, keepdims=True))
-    target = torch.from_numpy(
-        np.concatenate([np.arange(classes), generator.integers(0, classes, rows - classes)])
-    )
-    weight = torch.from_numpy(
-        generator.integers(1, 4, rows) if weights == "counts" else generator.random(rows) + 0.1
-    )
+    target = torch.from_numpy(np.concatenate([np.arange(classes), generator.integers(0, classes, rows - classes)]))
+    weight = torch.from_numpy(generator.integers(1, 4, rows) if weights == "counts" else generator.random(rows) + 0.1)
     return probability, target, weight.float()
 
 
@@ -136,16 +132,10 @@ def test_the_positive_class_can_be_named():
     probability, target, weight = problem(5, 50, 3, 5)
     mine = classification(probability, target, weight, positive=2)
     answer = probability.argmax(1).numpy()
-    assert float(mine["recall"]) == pytest.approx(
-        sk.recall_score(target == 2, answer == 2, sample_weight=weight)
-    )
-    assert float(mine["auroc"]) == pytest.approx(
-        sk.roc_auc_score(target == 2, probability[:, 2], sample_weight=weight)
-    )
+    assert float(mine["recall"]) == pytest.approx(sk.recall_score(target == 2, answer == 2, sample_weight=weight))
+    assert float(mine["auroc"]) == pytest.approx(sk.roc_auc_score(target == 2, probability[:, 2], sample_weight=weight))
     first = classification(probability[:, :2], target % 2, positive=0)
-    assert float(first["auprc"]) == pytest.approx(
-        sk.average_precision_score(target % 2 == 0, probability[:, 0])
-    )
+    assert float(first["auprc"]) == pytest.approx(sk.average_precision_score(target % 2 == 0, probability[:, 0]))
 
 
 def test_an_absent_class_is_left_out_of_the_macro_mean():
@@ -154,12 +144,8 @@ def test_an_absent_class_is_left_out_of_the_macro_mean():
     mine = classification(probability[kept], target[kept])
     p, t = probability[kept].numpy(), target[kept].numpy()
     answer = p.argmax(1)
-    assert float(mine["recall"]) == pytest.approx(
-        np.mean([sk.recall_score(t == k, answer == k) for k in range(3)])
-    )
-    assert float(mine["auroc"]) == pytest.approx(
-        np.mean([sk.roc_auc_score(t == k, p[:, k]) for k in range(3)])
-    )
+    assert float(mine["recall"]) == pytest.approx(np.mean([sk.recall_score(t == k, answer == k) for k in range(3)]))
+    assert float(mine["auroc"]) == pytest.approx(np.mean([sk.roc_auc_score(t == k, p[:, k]) for k in range(3)]))
     assert all(math.isfinite(value) for value in mine.values())
 
 
@@ -210,9 +196,7 @@ def test_per_class_and_confusion_against_scikit_learn():
     probability, target, _ = problem(7, 80, 3, 6)
     answer = probability.argmax(1).numpy()
     assert confusion(probability, target).tolist() == sk.confusion_matrix(target, answer).tolist()
-    named = sk.classification_report(
-        target, answer, target_names=["a", "b", "c"], output_dict=True, zero_division=0
-    )
+    named = sk.classification_report(target, answer, target_names=["a", "b", "c"], output_dict=True, zero_division=0)
     for k, line in enumerate(per_class(probability, target, ["a", "b", "c"])):
         assert line["precision"] == pytest.approx(named[line["name"]]["precision"])
         assert line["recall"] == pytest.approx(named[line["name"]]["recall"])
@@ -229,9 +213,7 @@ def test_regression_is_that_of_scikit_learn(seed, rows, offset):
     answer = target + generator.normal(0, 1, rows)
     mine = regression(torch.from_numpy(answer), torch.from_numpy(target), torch.from_numpy(weight))
     assert float(mine["mse"]) == pytest.approx(sk.mean_squared_error(target, answer, sample_weight=weight))
-    assert float(mine["rmse"]) == pytest.approx(
-        sk.root_mean_squared_error(target, answer, sample_weight=weight)
-    )
+    assert float(mine["rmse"]) == pytest.approx(sk.root_mean_squared_error(target, answer, sample_weight=weight))
     assert float(mine["mae"]) == pytest.approx(sk.mean_absolute_error(target, answer, sample_weight=weight))
     assert float(mine["r2"]) == pytest.approx(sk.r2_score(target, answer, sample_weight=weight), rel=1e-6)
 
@@ -255,16 +237,13 @@ def test_multilabel_is_that_of_scikit_learn(seed, rows, labels):
     columns = range(labels)
     areas = {"auroc": sk.roc_auc_score, "auprc": sk.average_precision_score}
     average = {
-        name: np.mean([area(t[:, k], p[:, k], sample_weight=w) for k in columns])
-        for name, area in areas.items()
+        name: np.mean([area(t[:, k], p[:, k], sample_weight=w) for k in columns]) for name, area in areas.items()
     }
     expected = {
         **average,
         "accuracy": np.mean([sk.accuracy_score(t[:, k], answer[:, k], sample_weight=w) for k in columns]),
         "exact_match": np.average((t == answer).all(1), weights=w),
-        "f1": np.mean(
-            [sk.f1_score(t[:, k], answer[:, k], sample_weight=w, zero_division=0) for k in columns]
-        ),
+        "f1": np.mean([sk.f1_score(t[:, k], answer[:, k], sample_weight=w, zero_division=0) for k in columns]),
         "log_loss": np.mean([sk.log_loss(t[:, k], p[:, k], sample_weight=w, labels=[0, 1]) for k in columns]),
     }
     for name, value in expected.items():
@@ -304,6 +283,4 @@ def test_resamples_cost_a_small_part_of_what_scikit_learn_takes():
     for _ in range(10):
         sk.roc_auc_score(target, probability, multi_class="ovr")
         sk.average_precision_score(target, probability)
-    assert mine < 5 * (
-        time.perf_counter() - start
-    )  # 100 resamples in less than 50 of scikit-learn's two figures
+    assert mine < 5 * (time.perf_counter() - start)  # 100 resamples in less than 50 of scikit-learn's two figures

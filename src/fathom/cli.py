@@ -93,10 +93,20 @@ def main_options(
 @app.command()
 @recipe_options
 def fit(
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Folder, file, built-in set or recipe.toml.", show_default=False)] = None,
-    keys: Annotated[list[str] | None, typer.Argument(metavar=KEYS, help="Any key of the recipe.", show_default=False)] = None,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped.", show_default=False)] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch a built-in set that is not on this machine.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="DATA", help="Folder, file, built-in set or recipe.toml.", show_default=False),
+    ] = None,
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar=KEYS, help="Any key of the recipe.", show_default=False)
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped.", show_default=False),
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a built-in set that is not on this machine.")
+    ] = False,
     as_json: Json = False,
     *,
     flags: dict[str, Any],
@@ -105,7 +115,7 @@ def fit(
     from fathom.verbs.fit import fit as run_fit
 
     if data is not None and "=" in data and "." in data.partition("=")[0]:
-        data, keys = None, [data, *(keys or [])]
+        keys, data = [data, *(keys or [])], None
     changes = {**flags, **assignments(keys), **({"data.download": True} if download else {})}
     run = run_fit(data, resume=resume, tell=(lambda line: None) if as_json else say, **changes)
     if as_json:
@@ -119,9 +129,16 @@ def fit(
 @app.command()
 @recipe_options
 def plan(
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Folder, file, built-in set or recipe.toml.", show_default=False)] = None,
-    keys: Annotated[list[str] | None, typer.Argument(metavar=KEYS, help="Any key of the recipe.", show_default=False)] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch a built-in set that is not on this machine.")] = False,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="DATA", help="Folder, file, built-in set or recipe.toml.", show_default=False),
+    ] = None,
+    keys: Annotated[
+        list[str] | None, typer.Argument(metavar=KEYS, help="Any key of the recipe.", show_default=False)
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a built-in set that is not on this machine.")
+    ] = False,
     as_json: Json = False,
     *,
     flags: dict[str, Any],
@@ -141,7 +158,10 @@ def plan(
 @app.command()
 def evaluate(
     run: RunArgument,
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="Other data; the run's test split where not given.", show_default=False)] = None,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="DATA", help="Other data; the run's test split where not given.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Judge a run on its test split or on other data: metrics with intervals, baselines beside them."""
@@ -160,7 +180,10 @@ def evaluate(
 def predict(
     run: RunArgument,
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files or folders.")],
-    output: Annotated[str | None, typer.Option("--output", "-o", help="Write a .csv, .parquet or .json file instead.", show_default=False)] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="Write a .csv, .parquet or .json file instead.", show_default=False),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer new inputs, with confidence."""
@@ -225,7 +248,9 @@ def compare(
 
 @app.command("list")
 def list_components(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="networks, fields, sources, algorithms, augmentations.")] = "networks",
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="networks, fields, sources, algorithms, augmentations.")
+    ] = "networks",
     as_json: Json = False,
 ) -> None:
     """Show every component of a kind, with its hyperparameters."""
@@ -242,8 +267,6 @@ def list_components(
 
 def main() -> None:
     """Run the command line, and turn what a user did wrong into a sentence and an exit code."""
-    from typer import _click as click
-
     debug = "--debug" in sys.argv
     try:
         code = app(standalone_mode=False)
@@ -251,10 +274,10 @@ def main() -> None:
         if debug:
             raise
         fail(str(error), error.exit_code)
-    except click.exceptions.UsageError as error:
-        hint = f"See: {error.ctx.command_path} --help" if error.ctx else "See: fathom --help"
-        fail(f"{error.format_message()} {hint}", 2)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        fail(f"{error.format_message()} See: {context.command_path if context else 'fathom'} --help", 2)
+    except (KeyboardInterrupt, typer.Abort):
         fail("Stopped.", 130)
     except BrokenPipeError:
         sys.exit(0)  # the reader of a pipe has left

@@ -23,7 +23,7 @@ def table(*columns: str) -> Table:
     """A light table; the first column is text, others are numbers."""
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        made.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+        made.add_column(name, justify="left" if i == 0 else "right", overflow="fold", no_wrap=i < 3)
     return made
 
 
@@ -39,24 +39,40 @@ def number(value: float) -> str:
 
 def words(metric: str) -> str:
     """A metric's name as people write it."""
-    short = {"auroc": "AUROC", "auprc": "AUPRC", "ece": "ECE", "rmse": "RMSE", "mae": "MAE", "mse": "MSE", "r2": "R2", "f1": "F1"}
+    short = {
+        "auroc": "AUROC",
+        "auprc": "AUPRC",
+        "ece": "ECE",
+        "rmse": "RMSE",
+        "mae": "MAE",
+        "mse": "MSE",
+        "r2": "R2",
+        "f1": "F1",
+    }
     head, _, last = metric.rpartition(".")
     return f"{head} {short.get(last, last.replace('_', ' '))}".strip()
 
 
 def print_results(results: Mapping[str, Any]) -> None:
-    """The network beside its baselines, and the verdict."""
-    columns = {"network": results["test"], **results.get("baseline", {})}
-    shown = table("test", *columns)
-    names = [name for name in results["test"] if name.rpartition(".")[2] in SHOWN]
-    for metric in names:
-        cells = [estimate(values[metric]) if metric in values else "" for values in columns.values()]
-        shown.add_row(words(metric), *cells, style="bold" if metric == results["primary"] else None)
+    """The network with its interval, the baselines beside it, and the verdict."""
+    baselines = results.get("baseline", {})
+    shown = table("test", "network", "95 % interval", *baselines)
+    for metric in [name for name in results["test"] if name.rpartition(".")[2] in SHOWN]:
+        mine = results["test"][metric]
+        others = [number(values[metric]["value"]) if metric in values else "" for values in baselines.values()]
+        interval = f"{number(mine['low'])} to {number(mine['high'])}"
+        shown.add_row(
+            words(metric),
+            number(mine["value"]),
+            interval,
+            *others,
+            style="bold" if metric == results["primary"] else None,
+        )
     out = console()
     out.print(shown)
-    out.print(results["verdict"])
+    out.print(results["verdict"], soft_wrap=True)
     for note in results.get("evaluation_notes", []):
-        out.print(f"Note: {note}", style="dim")
+        out.print(f"Note: {note}", style="dim", soft_wrap=True)
 
 
 def print_run(run: Any) -> None:
@@ -90,13 +106,22 @@ def print_plan(made: Mapping[str, Any]) -> None:
         shown.add_row(layer["name"], layer["type"], output, f"{layer['parameters']:,}" if layer["parameters"] else "")
     shown.add_row("all", "", "", f"{made['parameters']:,}", style="bold")
     out.print(shown)
-    out.print(f"Time      about {duration(made['seconds'])} for {made['steps'] or 'as many'} steps on {made['threads']} thread{'s' * (made['threads'] != 1)}")
+    out.print(
+        f"Time      about {duration(made['seconds'])} for {made['steps'] or 'as many'} steps, "
+        f"{made['threads']} thread{'s' * (made['threads'] != 1)}"
+    )
     out.print(f"Memory    about {made['memory'] / 2**20:,.0f} MiB beside the libraries")
 
 
 def duration(seconds: float) -> str:
     """12 s, 3.5 minutes, 2.1 hours."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.1f} minutes"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} hours"
+    )
 
 
 def print_answers(answers: Sequence[Mapping[str, Any]]) -> None:
@@ -120,7 +145,14 @@ def print_runs(lines: Sequence[Mapping[str, Any]], out: str) -> None:
     for line in lines:
         finished = line["state"] == "finished"
         result = f"{words(line['metric'])} {estimate(line)}" if finished else line["state"]
-        shown.add_row(line["name"], line["began"], line.get("task", ""), line.get("network", ""), result, str(line.get("seconds", "")))
+        shown.add_row(
+            line["name"],
+            line["began"],
+            line.get("task", ""),
+            line.get("network", ""),
+            result,
+            str(line.get("seconds", "")),
+        )
     console().print(shown)
 
 

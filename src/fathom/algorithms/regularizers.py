@@ -1,6 +1,6 @@
 """Terms that compose with any gradient algorithm.
 
-    Penalty   l1 times the sum of |w| plus l2 times the sum of w squared, for the whole network or single layers
+Penalty   l1 times the sum of |w| plus l2 times the sum of w squared, for the whole network or single layers
 """
 
 from __future__ import annotations

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fathom.core.contract import WEIGHT, Algorithm, Batch, Field, Loss, Model, Predictor, Schema, hyperparameter
+from fathom.core.contract import (
+    WEIGHT,
+    Algorithm,
+    Batch,
+    Field,
+    Loss,
+    Model,
+    Predictor,
+    Schema,
+    hyperparameter,
+)
 from fathom.core.errors import FathomError, unknown
 from fathom.core.optimize import Optimizer
 from fathom.core.registry import algorithm
@@ -23,9 +33,13 @@ from fathom.core.registry import algorithm
 class Supervised(Algorithm):
     """Learn targets from inputs."""
 
-    loss: str | dict[str, str] = hyperparameter("", help="name of a loss, or one for each target; the field's first where empty")
+    loss: str | dict[str, str] = hyperparameter(
+        "", help="name of a loss, or one for each target; the field's first where empty"
+    )
     loss_weight: dict[str, float] = hyperparameter({}, help="target -> how much its loss counts, 1.0 where not named")
-    class_weights: Literal["none", "balanced"] = hyperparameter("none", search=["none", "balanced"], help="rare classes count more")
+    class_weights: Literal["none", "balanced"] = hyperparameter(
+        "none", search=["none", "balanced"], help="rare classes count more"
+    )
 
     def build(self) -> None:
         """One optimizer over the whole network."""
@@ -113,7 +127,8 @@ def checked(loss: Loss, name: str) -> Loss:
         if not isinstance(value, Tensor) or value.shape not in (torch.Size([]), output.shape[:1]):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise FathomError(
-                f"The loss given for '{name}' returned {shape}; it should return one number a row, ({len(output)},), or one in all."
+                f"The loss given for '{name}' returned {shape}; "
+                f"it should return one number a row, ({len(output)},), or one in all."
             )
         return value.expand(len(output)) if value.ndim == 0 else value
 

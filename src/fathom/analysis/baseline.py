@@ -60,9 +60,7 @@ class UnfitError(Exception):
     """A baseline does not suit the rows; the text says why."""
 
 
-def baselines(
-    schema: Schema, train: TensorSet, test: TensorSet, seed: int
-) -> tuple[dict[str, Batch], list[str]]:
+def baselines(schema: Schema, train: TensorSet, test: TensorSet, seed: int) -> tuple[dict[str, Batch], list[str]]:
     """Fit every baseline that suits the data.
 
     Args:
@@ -143,10 +141,7 @@ class Layout:
     @staticmethod
     def of(schema: Schema, data: TensorSet) -> Layout:
         """The layout of these inputs."""
-        names = {
-            kind: tuple(name for name, item in schema.inputs.items() if item.kind == kind)
-            for kind in READABLE
-        }
+        names = {kind: tuple(name for name, item in schema.inputs.items() if item.kind == kind) for kind in READABLE}
         row = data.batch(torch.zeros(1, dtype=torch.int64))
         widths = {kind: sum(_flat(kind, row[name]).shape[1] for name in names[kind]) for kind in READABLE}
         return Layout(names, widths, sum(row[name].numel() for name in schema.inputs))
@@ -187,9 +182,7 @@ def _chosen(schema: Schema, layout: Layout, rows: int, seed: int) -> tuple[Tenso
     if rows <= limit:
         return torch.arange(rows), []
     drawn = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
-    return drawn, [
-        f"Classical baselines are fitted on {limit} of the {rows} training rows, drawn by the seed."
-    ]
+    return drawn, [f"Classical baselines are fitted on {limit} of the {rows} training rows, drawn by the seed."]
 
 
 # Classical models
@@ -240,9 +233,7 @@ def _boosting(schema: Schema, layout: Layout, features: np.ndarray, seed: int) -
         "max_iter": max(10, min(ROUNDS, 10 * ROUNDS // outputs)),
         "early_stopping": False,
         "random_state": seed,
-        "categorical_features": [
-            place for place in codes if len(np.unique(features[:, place])) <= CATEGORIES
-        ],
+        "categorical_features": [place for place in codes if len(np.unique(features[:, place])) <= CATEGORIES],
     }
     return Approach(
         "gradient boosting",
@@ -268,12 +259,8 @@ def _linear_features(layout: Layout) -> Any:
 
     steps = {
         "image": StandardScaler(),
-        "number": make_pipeline(
-            SimpleImputer(add_indicator=True, keep_empty_features=True), StandardScaler()
-        ),
-        "category": OneHotEncoder(
-            handle_unknown="ignore", max_categories=SHOWN, sparse_output=False, dtype=np.float32
-        ),
+        "number": make_pipeline(SimpleImputer(add_indicator=True, keep_empty_features=True), StandardScaler()),
+        "category": OneHotEncoder(handle_unknown="ignore", max_categories=SHOWN, sparse_output=False, dtype=np.float32),
     }
     side_by_side = ColumnTransformer(
         [(kind, step, layout.place(kind)) for kind, step in steps.items() if layout.widths[kind]]

@@ -8,15 +8,17 @@
 Every interval of Fathom is made here. One resampling serves network and baselines: each resample draws the
 test rows with replacement, or whole blocks of them (groups, stretches of time) where rows of a block belong
 together, and every metric is computed on it as a weighted one (Efron 1979). What is reported is the
-percentile interval, with three exceptions:
+percentile interval, with four exceptions, each of which covers better near 0 and 1:
 
     - The share of independent rows that are right (accuracy, exact match) has the interval of Wilson 1927,
       and its paired difference that of Agresti and Min 2005: a bootstrap of rows that are all right would
       claim certainty.
+    - AUROC and AUPRC have a normal interval of their log odds, with the standard error of the resamples
+      (Pepe 2003, section 5.2): that of percentiles is too short near 1.
     - Any other metric of categories or labels between 0 and 1 whose resamples all agree at 0 or 1 gets the
       Wilson interval of as many trials as the metric rests on.
-    - Where fewer than 200 resamples are affordable (over half a million rows, hundreds of classes), the
-      interval is the value plus and minus the normal quantile times their standard deviation.
+    - Where fewer than 200 resamples are affordable (over half a million rows), the interval is the value plus
+      and minus the normal quantile times their standard deviation.
 
 This file sees outputs, data and the schema, never an algorithm. In comments: N rows, K classes, R resamples.
 """
@@ -45,13 +47,15 @@ FEWEST = 100  # resamples, however many rows there are
 ENOUGH = 200  # resamples whose percentiles are steady; below, a normal interval is steadier
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+SALT = 7_919_000_003  # so that rows are not drawn by the very numbers that the same seed gave elsewhere
 DOMINANT = 0.8  # a larger share of one class makes accuracy say little
 POINTS = 400  # pairs of a scatter plot
 MISTAKES = 12
 
 LOWER_IS_BETTER = {"log_loss", "ece", "brier", "mse", "rmse", "mae"}
 COUNTED = ("accuracy", "balanced_accuracy", "exact_match", "precision", "recall", "specificity", "f1")
-BOUNDED = {*COUNTED, "auroc", "auprc"}
+AREAS = ("auroc", "auprc")
+BOUNDED = {*COUNTED, *AREAS}
 PROPORTION = {"category": "accuracy", "labels": "exact_match"}  # the share of rows that are right
 ACRONYMS = {"auroc", "auprc", "r2", "f1", "ece", "mse", "mae", "rmse"}
 
@@ -117,9 +121,7 @@ class Estimate:
 Table = dict[str, Estimate]  # metric -> estimate
 
 
-def resample_weights(
-    rows: int, resamples: int, seed: int, blocks: np.ndarray | None = None
-) -> Iterator[Tensor]:
+def resample_weights(rows: int, resamples: int, seed: int, blocks: np.ndarray | None = None) -> Iterator[Tensor]:
     """How often each row counts in each resample. The same arguments give the same weights.
 
     Args:
@@ -131,7 +133,7 @@ def resample_weights(
     Yields:
         (r, N) float32 counts, chunk by chunk, R in all.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed + SALT)
     code = None if blocks is None else torch.from_numpy(np.unique(blocks, return_inverse=True)[1].reshape(-1))
     units = rows if code is None else int(code.max()) + 1
     size = max(1, CHUNK // (4 * rows))
@@ -169,9 +171,7 @@ def evaluate(
     Raises:
         DataError: there are no rows, or an output is not a number.
     """
-    return _Judged.of({"network": outputs}, data, schema, seed, blocks, resamples, confidence).table(
-        "network"
-    )
+    return _Judged.of({"network": outputs}, data, schema, seed, blocks, resamples, confidence).table("network")
 
 
 def compare(
@@ -195,9 +195,7 @@ def compare(
         baseline -> metric -> estimate of the difference. A positive one says that the network's figure is
         larger, which for errors (`LOWER_IS_BETTER`) means worse.
     """
-    judged = _Judged.of(
-        {"network": network, **_checked(baselines)}, data, schema, seed, blocks, resamples, confidence
-    )
+    judged = _Judged.of({"network": network, **_checked(baselines)}, data, schema, seed, blocks, resamples, confidence)
     return {name: judged.difference(name) for name in baselines}
 
 
@@ -297,9 +295,7 @@ def results(
         metric of the verdict. verdict: a sentence. targets: what tables and pictures show of each target.
         mistakes: the worst rows. notes: sentences about the intervals.
     """
-    judged = _Judged.of(
-        {"network": network, **_checked(baselines)}, data, schema, seed, blocks, resamples, confidence
-    )
+    judged = _Judged.of({"network": network, **_checked(baselines)}, data, schema, seed, blocks, resamples, confidence)
     test = judged.table("network")
     tables = {name: judged.table(name) for name in baselines}
     differences = {name: judged.difference(name) for name in baselines}
@@ -311,8 +307,7 @@ def results(
         "primary": metric,
         "verdict": verdict(tables, differences, metric),
         "targets": {
-            name: _details(item, network[name], encoded(data, name), seed)
-            for name, item in schema.targets.items()
+            name: _details(item, network[name], encoded(data, name), seed) for name, item in schema.targets.items()
         },
         "mistakes": mistakes(network, data, schema),
         "notes": judged.notes(),
@@ -325,9 +320,7 @@ def mistakes(outputs: Batch, data: TensorSet, schema: Schema, count: int = MISTA
     Returns:
         row (of `data`), target, truth, answer, confidence (None for numbers) of each.
     """
-    each = [
-        _worst(name, item, outputs[name], encoded(data, name), count) for name, item in schema.targets.items()
-    ]
+    each = [_worst(name, item, outputs[name], encoded(data, name), count) for name, item in schema.targets.items()]
     turns = [line[place] for place in range(count) for line in each if place < len(line)]
     return turns[:count]
 
@@ -390,9 +383,7 @@ class _Judged:
             for name, pieces in parts.items()
         }
         independent = blocks is None or len(np.unique(blocks)) == rows
-        hits = {
-            name: _hits(schema, batch, targets) if independent else {} for name, batch in candidates.items()
-        }
+        hits = {name: _hits(schema, batch, targets) if independent else {} for name, batch in candidates.items()}
         units = rows if blocks is None else len(np.unique(blocks))
         support = {
             _metric_name(schema, target, metric): float(min(units, _support(item, targets[target])))
@@ -433,6 +424,8 @@ class _Judged:
         value, drawn = self.values[name][metric], self.draws[name][metric]
         if metric in self.hits[name]:
             return wilson(value, self._trials(), self.confidence)
+        if _plain(metric) in AREAS and 0 < value < 1:
+            return _log_odds(value, drawn, self.confidence)
         low, high = _bootstrap(value, drawn, self.confidence)
         if metric in self.support and low == high and value in (0.0, 1.0):
             return wilson(value, self.support[metric], self.confidence)
@@ -459,15 +452,11 @@ def wilson(share: float, trials: float, confidence: float = CONFIDENCE) -> tuple
     """The score interval of a share of independent trials (Wilson 1927; Brown, Cai and DasGupta 2001)."""
     square = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     center = (share + square / (2 * trials)) / (1 + square / trials)
-    half = math.sqrt(square * (share * (1 - share) / trials + square / (4 * trials**2))) / (
-        1 + square / trials
-    )
+    half = math.sqrt(square * (share * (1 - share) / trials + square / (4 * trials**2))) / (1 + square / trials)
     return max(0.0, center - half), min(1.0, center + half)
 
 
-def paired_shares(
-    gained: float, lost: float, trials: float, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
+def paired_shares(gained: float, lost: float, trials: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The interval of a difference of two shares of the same trials (Agresti and Min 2005, section 4).
 
     It is Wald's after half a trial was added to each cell of the table, so that four wins and no loss prove
@@ -499,9 +488,18 @@ def _bootstrap(value: float, drawn: Tensor, confidence: float) -> tuple[float, f
     return low, high
 
 
-def _metrics(
-    schema: Schema, outputs: Batch, targets: Mapping[str, Tensor], weight: Tensor | None
-) -> dict[str, Tensor]:
+def _log_odds(value: float, drawn: Tensor, confidence: float) -> tuple[float, float]:
+    """The normal interval of log(value / (1 - value)), its spread that of the draws by the delta method."""
+    known = drawn[drawn.isfinite()]
+    if len(known) < 2:
+        return value, value
+    center, slope = math.log(value / (1 - value)), 1 / (value * (1 - value))
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * float(known.std()) * slope
+    low, high = torch.tensor([center - half, center + half], dtype=torch.float64).sigmoid().tolist()
+    return low, high
+
+
+def _metrics(schema: Schema, outputs: Batch, targets: Mapping[str, Tensor], weight: Tensor | None) -> dict[str, Tensor]:
     """Every metric of every target under the name by which it is reported."""
     found = {}
     for name, item in schema.targets.items():
@@ -633,9 +631,7 @@ def _worst(name: str, item: Field, output: Tensor, target: Tensor, count: int) -
     judges = {"category": _worst_classes, "labels": _worst_labels, "number": _worst_numbers}
     if item.kind not in judges:
         return []
-    return [
-        {"row": row, "target": name, **told} for row, told in judges[item.kind](item, output, target, count)
-    ]
+    return [{"row": row, "target": name, **told} for row, told in judges[item.kind](item, output, target, count)]
 
 
 Told = list[tuple[int, dict[str, Any]]]  # row and what it says
@@ -665,9 +661,9 @@ def _worst_classes(item: Field, output: Tensor, target: Tensor, count: int) -> T
 def _worst_labels(item: Field, output: Tensor, target: Tensor, count: int) -> Told:
     names = item.state["classes"]
     truth, answer = target > 0.5, _yes(item, output)  # (N, K)
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(
-        output.double(), target.double(), reduction="none"
-    ).sum(1)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(output.double(), target.double(), reduction="none").sum(
+        1
+    )
     probability = output.double().sigmoid()
     sure = torch.maximum(probability, 1 - probability).amin(1)  # of the least sure decision
     return [

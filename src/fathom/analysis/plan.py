@@ -1,8 +1,8 @@
 """What to train, decided from the data before training: network, rivals, settings, layers, cost.
 
-    choose(schema, rows, given)   the network and the values of every key that the user left open
-    layer_table(model, batch)     name, type, output shape and parameters of each layer
-    memory(model, ...)            bytes that training will need
+choose(schema, rows, given)   the network and the values of every key that the user left open
+layer_table(model, batch)     name, type, output shape and parameters of each layer
+memory(model, ...)            bytes that training will need
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ class Choice:
     Args:
         network: its name.
         reason: why, in half a sentence.
+        paper: what introduced it.
         rivals: two others with what speaks for and against them.
         changes: dotted key -> value, for what the user left open.
     """
 
     network: str
     reason: str
+    paper: str
     rivals: list[dict[str, str]]
     changes: dict[str, Any]
 
@@ -53,7 +55,9 @@ def choose(schema: Schema, rows: int, given: Mapping[str, Any]) -> Choice:
     ranked = sorted(_candidates(schema, rows, algorithm), key=lambda pair: -pair[0])
     named = given.get("network", {}).get("name") or ("layers" if given.get("network", {}).get("layers") else None)
     if named is None and not ranked:
-        raise FathomError(f"No network fits inputs of kind {', '.join(sorted({i.kind for i in schema.inputs.values()}))}.")
+        raise FathomError(
+            f"No network fits inputs of kind {', '.join(sorted({i.kind for i in schema.inputs.values()}))}."
+        )
     name = named or ranked[0][1].name
     entry = networks[name] if name != OWN else None
     changes: dict[str, Any] = {"training.algorithm": algorithm, "network.name": name}
@@ -66,7 +70,13 @@ def choose(schema: Schema, rows: int, given: Mapping[str, Any]) -> Choice:
         open_keys = {key: value for key, value in open_keys.items() if key not in BUDGETS}
     rivals = [rival for _, rival in ranked if rival.name != name][:2]
     reason = "you chose it" if named else str(entry.about["reason"] if entry else "")
-    return Choice(name, reason, [_rival(rival) for rival in rivals], open_keys)
+    return Choice(
+        name,
+        reason,
+        str(entry.about["paper"]) if entry else "",
+        [_rival(rival) for rival in rivals],
+        open_keys,
+    )
 
 
 def _algorithm(schema: Schema) -> str:

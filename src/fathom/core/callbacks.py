@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -130,7 +131,7 @@ def better(name: str, one: float, other: float) -> bool:
     """Whether `one` is a better value of this metric than `other`. NaN is never better."""
     if math.isnan(one):
         return False
-    smaller = name.rpartition("/")[2] in SMALLER
+    smaller = re.split(r"[/.]", name)[-1] in SMALLER  # "validation/income.log_loss" is a log_loss
     return math.isnan(other) or (one < other if smaller else one > other)
 
 
@@ -162,7 +163,11 @@ class Best(Watcher):
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far."""
-        return {"value": None if math.isnan(self.value) else self.value, "epoch": self.epoch, "kept": self.kept}
+        return {
+            "value": None if math.isnan(self.value) else self.value,
+            "epoch": self.epoch,
+            "kept": self.kept,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it back."""
@@ -231,7 +236,9 @@ class Checkpoint(Watcher):
             self._last = time.monotonic()
         if self.signal is not None:
             name = signal.Signals(self.signal).name
-            raise Interrupted(f"{name} came: the work is saved. Go on with: fathom fit --resume {self.store.folder.parent}")
+            raise Interrupted(
+                f"{name} came: the work is saved. Go on with: fathom fit --resume {self.store.folder.parent}"
+            )
         return "continue"
 
     @contextmanager

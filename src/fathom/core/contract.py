@@ -126,7 +126,12 @@ class Field(Configured, ABC):
 
     def to_json(self) -> dict[str, Any]:
         """All of the field as plain JSON."""
-        return {"kind": self.kind, "columns": list(self.columns), "options": self.options, "state": self.state}
+        return {
+            "kind": self.kind,
+            "columns": list(self.columns),
+            "options": self.options,
+            "state": self.state,
+        }
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Field:
@@ -238,9 +243,7 @@ class Model(nn.Module):
         if isinstance(output, Tensor):
             sizes = [int(np.prod(shape)) for shape in shapes.values()]
             output = output.split(sizes, dim=-1)
-        return {
-            name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), output, strict=True)
-        }
+        return {name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), output, strict=True)}
 
 
 @dataclass(frozen=True)

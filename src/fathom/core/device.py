@@ -1,8 +1,8 @@
 """Where the mathematics runs: device, precision, threads, random state.
 
-    device = Device.choose("auto")
-    with device.autocast(): ...
-    states = random_state(); set_random_state(states)
+device = Device.choose("auto")
+with device.autocast(): ...
+states = random_state(); set_random_state(states)
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def seed_everything(seed: int) -> None:
 def random_state() -> dict[str, Any]:
     """The state of every global generator, as tensors and JSON."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
         "python": [version, list(numbers), gauss],

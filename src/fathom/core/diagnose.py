@@ -22,15 +22,23 @@ def non_finite(algorithm: Algorithm, batch: Batch, step: int) -> NonFiniteError:
     """
     row = bad_input(batch)
     if row is not None:
-        where, cause = f"input '{row[0]}' of row {row[1]}", "the data holds a value that is not finite; mend or drop that row"
+        where, cause = (
+            f"input '{row[0]}' of row {row[1]}",
+            "the data holds a value that is not finite; mend or drop that row",
+        )
     else:
         with undisturbed():
             layer = bad_layer(algorithm, batch)
         rate = algorithm.context.recipe.training.learning_rate
         where = f"layer '{layer}'" if layer else "the loss or its gradient"
-        cause = f"the learning rate {rate:g} is likely too high; try --lr {rate / 10:g}" if rate else "the learning rate"
+        cause = (
+            f"the learning rate {rate:g} is likely too high; try --lr {rate / 10:g}" if rate else "the learning rate"
+        )
         cause += ", or training.clip=1"
-    return NonFiniteError(f"Training stopped at step {step + 1}: {where} is not finite. Likely cause: {cause}. The weights before that step are kept.")
+    return NonFiniteError(
+        f"Training stopped at step {step + 1}: {where} is not finite. Likely cause: {cause}. "
+        "The weights before that step are kept."
+    )
 
 
 def bad_input(batch: Batch) -> tuple[str, int] | None:

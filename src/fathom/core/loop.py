@@ -1,12 +1,12 @@
 """The loop. It knows progress and nothing else: no algorithm, no network, no kind of data.
 
-    for each stage:
-        begin the stage                     (freeze, group parameters)
-        for each batch of the algorithm:    (resumed at the clock)
-            algorithm.step(batch)           inside the device's autocast
-            stop if an update was not finite
-            callbacks look, and may end the stage or the run
-        algorithm.finish(stage)
+for each stage:
+    begin the stage                     (freeze, group parameters)
+    for each batch of the algorithm:    (resumed at the clock)
+        algorithm.step(batch)           inside the device's autocast
+        stop if an update was not finite
+        callbacks look, and may end the stage or the run
+    algorithm.finish(stage)
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ def train(
     models = algorithm.models
     for model in models.values():
         model.train()
-    for clock.stage in range(clock.stage, len(stages)):
-        stage = stages[clock.stage]
-        clock.steps = stage.steps
+    for number in range(clock.stage, len(stages)):
+        stage = stages[number]
+        clock.stage, clock.steps = number, stage.steps
         if clock.step == 0:
             for optimizer in algorithm.optimizers.values():
                 optimizer.begin(stage.rates)

@@ -86,7 +86,8 @@ class Optimizer:
             rate = _rate(name, self.rates)
             parameter.requires_grad_(rate > 0)
             if rate > 0:
-                key = (rate, parameter.ndim > 1, self._is_matrix(name, parameter))
+                decays = parameter.ndim > 1 and self.training.weight_decay > 0
+                key = (rate, decays, self._is_matrix(name, parameter))
                 chosen.setdefault(key, []).append(parameter)
         if not chosen:
             raise FathomError(f"Nothing is left to learn: the rates {self.rates} freeze every parameter.")
@@ -112,12 +113,7 @@ class Optimizer:
         training = self.training
         rate = (training.learning_rate or 1e-3) * group.rate
         if group.matrices:
-            matrices = []
-            for part in group.parts:
-                matrix = part.data.flatten(1) if part.is_contiguous() else part.data.permute(0, 2, 3, 1).flatten(1)
-                gradient = part.grad.flatten(1) if part.is_contiguous() else part.grad.permute(0, 2, 3, 1).flatten(1)  # type: ignore[union-attr]
-                matrix.grad = gradient
-                matrices.append(matrix)
+            matrices = [_as_matrix(part) for part in group.parts]
             return torch.optim.Muon(
                 matrices, lr=rate, momentum=training.momentum, nesterov=training.nesterov, weight_decay=0.0
             )
@@ -130,36 +126,39 @@ class Optimizer:
         for group in self.groups:
             group.gradients.zero_()
         if self.exclusive:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         else:
-            loss.backward(inputs=[part for group in self.groups for part in group.parts])  # type: ignore[no-untyped-call]
-        square = sum(torch.dot(group.gradients, group.gradients) for group in self.groups) + loss.detach() * 0
-        assert isinstance(square, Tensor)
-        if square.device.type == "cpu":
-            size = float(square)
-            if not math.isfinite(size):
-                self.bad_step = self.clock.total if self.bad_step < 0 else self.bad_step
-                return
-            if self.training.clip and size > self.training.clip**2:
-                self._scale(self.training.clip / math.sqrt(size))
-        else:
-            self._guard_on_device(square)
+            loss.backward(inputs=[part for group in self.groups for part in group.parts])
+        if loss.device.type != "cpu":
+            self._guard_on_device(loss)
+        elif not self._is_finite(loss):
+            return
         self._update()
 
-    def _scale(self, factor: float | Tensor) -> None:
-        for group in self.groups:
-            group.gradients.mul_(factor)
+    def _is_finite(self, loss: Tensor) -> bool:
+        """Whether loss and gradient are finite, where looking costs nothing; clips on the way."""
+        square = sum(float(torch.dot(group.gradients, group.gradients)) for group in self.groups)
+        if not math.isfinite(square) or not math.isfinite(float(loss.detach())):
+            self.bad_step = self.clock.total if self.bad_step < 0 else self.bad_step
+            return False
+        clip = self.training.clip
+        if clip and square > clip**2:
+            for group in self.groups:
+                group.gradients.mul_(clip / math.sqrt(square))
+        return True
 
-    def _guard_on_device(self, square: Tensor) -> None:
-        """Skip a bad update without waiting for the device: fused optimizers read `found_inf`."""
-        bad = ~torch.isfinite(square)
-        self._bad = bad * (self.clock.total + 1) if self._bad is None else torch.where(
-            self._bad > 0, self._bad, bad * (self.clock.total + 1)
-        )
+    def _guard_on_device(self, loss: Tensor) -> None:
+        """Skip a bad update without waiting for the device: gradients become zero, and fused optimizers read `found_inf`."""
+        squares = torch.stack([torch.dot(group.gradients, group.gradients) for group in self.groups])
+        square = squares.sum()
+        bad = ~torch.isfinite(square + loss.detach())
+        seen = bad * (self.clock.total + 1)
+        self._bad = seen if self._bad is None else torch.where(self._bad > 0, self._bad, seen)
+        factor = torch.where(bad, 0.0, 1.0)
         if self.training.clip:
-            self._scale((self.training.clip / square.sqrt()).clamp(max=1.0))
+            factor = factor * (self.training.clip / square.sqrt()).nan_to_num(0.0).clamp(max=1.0)
         for group, stepper in zip(self.groups, self.steppers, strict=True):
-            torch.nan_to_num_(group.gradients, 0.0, 0.0, 0.0).mul_((~bad).to(group.gradients.dtype))
+            torch.nan_to_num_(group.gradients, 0.0, 0.0, 0.0).mul_(factor.to(group.gradients.dtype))
             stepper.found_inf = bad.float()  # type: ignore[attr-defined]
             stepper.grad_scale = None  # type: ignore[attr-defined]
 
@@ -169,7 +168,9 @@ class Optimizer:
             rate = (self.training.learning_rate or 1e-3) * group.rate * multiple
             for table in stepper.param_groups:
                 table["lr"] = rate
-            if group.decay and self.training.weight_decay:  # decoupled, whatever the optimizer (Loshchilov & Hutter 2019)
+            if (
+                group.decay and self.training.weight_decay
+            ):  # decoupled, whatever the optimizer (Loshchilov & Hutter 2019)
                 group.weights.mul_(1 - rate * self.training.weight_decay)
             stepper.step()
         self.updates += 1
@@ -255,6 +256,16 @@ def _flatten(rate: float, decay: bool, matrices: bool, parts: list[nn.Parameter]
         part.grad = gradients[place : place + part.numel()].as_strided(dense.shape, dense.stride())
         place += part.numel()
     return Group(rate, decay, matrices, parts, weights, gradients)
+
+
+def _as_matrix(part: nn.Parameter) -> Tensor:
+    """A filter (O, I, H, W) as a matrix (O, I * H * W), weights and gradient, both views of the buffers."""
+    assert part.grad is not None, "the group is not flattened"
+    rows = part.data if part.is_contiguous() else part.data.permute(0, 2, 3, 1)
+    gradient = part.grad if part.is_contiguous() else part.grad.permute(0, 2, 3, 1)
+    matrix = rows.flatten(1)
+    matrix.grad = gradient.flatten(1)
+    return matrix
 
 
 def _is_dense(tensor: Tensor) -> bool:

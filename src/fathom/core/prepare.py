@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from fathom.core import split
-from fathom.core.contract import Columns, Field, Index, Ragged, Schema, Source, TensorSet
+from fathom.core.contract import Columns, Index, Ragged, Schema, Source, TensorSet
 from fathom.core.errors import DataError, RowFaults, RunError
 from fathom.core.recipe import Data
 from fathom.core.run import read_json, sealed_json, write_atomic
@@ -69,7 +69,9 @@ class Prepared:
         self.sets = {name: self.store.subset(torch.from_numpy(index)) for name, index in self.splits.items()}
 
 
-def prepare(source: Source, data: Data, seed: int, held_out: Callable[[Any, Any], dict[str, Index]] | None = None) -> Prepared:
+def prepare(
+    source: Source, data: Data, seed: int, held_out: Callable[[Any, Any], dict[str, Index]] | None = None
+) -> Prepared:
     """Read, divide, fit and encode.
 
     Args:
@@ -113,7 +115,9 @@ def _require(columns: Columns, schema: Schema, where: str) -> None:
     for item in schema.fields().values():
         for name in item.columns:
             if name not in columns:
-                raise DataError(f"{where} has no column '{name}', which '{item.kind}' reads. It has: {', '.join(columns)}.")
+                raise DataError(
+                    f"{where} has no column '{name}', which '{item.kind}' reads. It has: {', '.join(columns)}."
+                )
 
 
 def _places(chosen: Index, index: Index) -> Index:
@@ -123,12 +127,9 @@ def _places(chosen: Index, index: Index) -> Index:
 
 def file_columns(schema: Schema, columns: Columns) -> set[str]:
     """The columns that hold paths of files."""
-    return {
-        name
-        for item in schema.inputs.values()
-        for name in item.columns
-        if item.kind == "image" and not isinstance(columns[name], np.ndarray) and pa.types.is_string(columns[name].type)
-    }
+    pictures = [name for item in schema.inputs.values() if item.kind == "image" for name in item.columns]
+    held = {name: columns[name] for name in pictures}
+    return {name for name, c in held.items() if not isinstance(c, np.ndarray) and pa.types.is_string(c.type)}
 
 
 def _input_hashes(columns: Columns, schema: Schema) -> np.ndarray:
@@ -141,7 +142,9 @@ def _codes(columns: Columns, name: str | None) -> np.ndarray | None:
     if name is None:
         return None
     column = columns[name]
-    if isinstance(column, pa.ChunkedArray) and not pa.types.is_string(column.type):
+    if isinstance(column, pa.ChunkedArray) and pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)  # to_numpy() would give a missing code the last word
+    if isinstance(column, pa.ChunkedArray) and not (pa.types.is_string(column.type) or pa.types.is_boolean(column.type)):
         values = column.to_numpy()
     else:
         values = np.array(["" if value is None else str(value) for value in to_list(column)])
@@ -165,7 +168,11 @@ def _splits(
 ) -> tuple[dict[str, Index], list[str]]:  # fmt: skip
     """The given splits, and what is missing of them cut from the training rows."""
     given = {name: index for name, index in given.items() if len(index)}
-    names = {"train": str(source.location), "validation": str(data.validation or ""), "test": str(data.test or "")}
+    names = {
+        "train": str(source.location),
+        "validation": str(data.validation or ""),
+        "test": str(data.test or ""),
+    }
     notes = split.check_given(given, hashes, {k: v for k, v in names.items() if v})
     defaults = {"validation": split.VALIDATION, "test": split.TEST}
     shares = {
@@ -194,7 +201,11 @@ def _absent_classes(columns: Columns, schema: Schema, splits: Mapping[str, Index
     if not missing:
         return []
     column = columns[next(iter(schema.targets.values())).columns[0]]
-    named = [str(to_list(column.take(pa.array([int(np.argmax(strata == c))])))[0]) for c in missing[:5]] if isinstance(column, pa.ChunkedArray) else [str(c) for c in missing[:5]]
+    named = (
+        [str(to_list(column.take(pa.array([int(np.argmax(strata == c))])))[0]) for c in missing[:5]]
+        if isinstance(column, pa.ChunkedArray)
+        else [str(c) for c in missing[:5]]
+    )
     return [f"Too few rows of {', '.join(named)} to judge: the test split has none."]
 
 
@@ -260,7 +271,9 @@ def _chunk_rows(schema: Schema) -> int:
 def _weights(column: Column, name: str) -> np.ndarray:
     values = np.asarray(pc.fill_null(pc.cast(column, pa.float32()), float("nan")).to_numpy(), np.float32)
     if not np.isfinite(values).all() or (values < 0).any():
-        raise DataError(f"data.weight: column '{name}' has a missing or negative weight in row {int(np.argmax(~(values >= 0))) + 1}.")
+        raise DataError(
+            f"data.weight: column '{name}' has a missing or negative weight in row {int(np.argmax(~(values >= 0))) + 1}."
+        )
     return values
 
 
@@ -346,8 +359,15 @@ def _write_cache(folder: Path, store: Mapping[str, Tensor | Ragged], faults: Map
             if isinstance(column, Ragged):
                 return
             column.contiguous().numpy().tofile(beside / f"{i}.bin")
-            about[name] = {"file": f"{i}.bin", "shape": list(column.shape), "dtype": str(column.dtype).removeprefix("torch.")}
-        write_atomic(beside / "about.json", sealed_json({"columns": about, "faults": {str(k): v for k, v in faults.items()}}))
+            about[name] = {
+                "file": f"{i}.bin",
+                "shape": list(column.shape),
+                "dtype": str(column.dtype).removeprefix("torch."),
+            }
+        write_atomic(
+            beside / "about.json",
+            sealed_json({"columns": about, "faults": {str(k): v for k, v in faults.items()}}),
+        )
         os.replace(beside, folder)
     except (OSError, RunError):
         shutil.rmtree(beside, ignore_errors=True)
@@ -370,7 +390,12 @@ def _cached(folder: Path) -> tuple[TensorSet, dict[int, str]] | None:
 
 
 def _without_faults(
-    splits: Mapping[str, Index], faults: Mapping[int, str], allowed: float, columns: Columns, schema: Schema, notes: list[str]
+    splits: Mapping[str, Index],
+    faults: Mapping[int, str],
+    allowed: float,
+    columns: Columns,
+    schema: Schema,
+    notes: list[str],
 ) -> dict[str, Index]:
     """Leave out unreadable rows, and say so; refuse when they are too many."""
     if not faults:
@@ -392,7 +417,5 @@ def describe_row(columns: Columns, schema: Schema, row: int, reason: str) -> str
     """Where a row is (its file where it has one), and what is wrong with it."""
     for name in file_columns(schema, columns):
         column = columns[name]
-        return f"{column[row].as_py()}: {reason}"  # type: ignore[union-attr]
+        return f"{column[row].as_py()}: {reason}"
     return f"row {row + 1}: {reason}"
-
-

@@ -21,7 +21,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
 from pydantic.json_schema import SkipJsonSchema
 
 from fathom.core import registry
@@ -87,7 +95,9 @@ class Training(Section):
     folds: PositiveInt = Field(1, description="cross-validate over this many parts")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     threads: PositiveInt | None = Field(None, description="CPU threads; a short trial decides where None")
-    checkpoint_seconds: NonNegativeFloat = Field(60.0, description="at most this much work is lost; 0 saves at every step")
+    checkpoint_seconds: NonNegativeFloat = Field(
+        60.0, description="at most this much work is lost; 0 saves at every step"
+    )
     name: str | None = Field(None, description="of the run folder")
     out: str = Field("runs", description="where run folders are made")
 
@@ -142,7 +152,9 @@ class Recipe(Section):
         data = _section(Data, _field_options(tree.pop("data", {}), faults), "data", faults)
         network = _network(tree.pop("network", {}), faults)
         augment = _augment(tree.pop("augment", {}), faults)
-        stages = [_section(StageTable, t, f"stage[{i}]", faults) for i, t in enumerate(_tables(tree.pop("stage", []), faults))]
+        stages = [
+            _section(StageTable, t, f"stage[{i}]", faults) for i, t in enumerate(_tables(tree.pop("stage", []), faults))
+        ]
         algorithm = _algorithm(tree, name, faults)
         known = ["data", "network", "training", "augment", "stage", *registry.algorithms.names()]
         faults += [unknown("section", key, known) for key in tree]
@@ -179,8 +191,10 @@ class Recipe(Section):
 
 
 def _without_none(value: Any) -> Any:
+    """Less what is None, and less tables that are empty."""
     if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
+        inner = {k: _without_none(v) for k, v in value.items() if v is not None}
+        return {k: v for k, v in inner.items() if v != {}}
     return value
 
 
@@ -206,7 +220,9 @@ def _explain(where: str, fault: Any, alternatives: Sequence[Any]) -> str:
     """One wrong value: what came, what is allowed, the nearest."""
     messages = list(dict.fromkeys(str(f["msg"]).removeprefix("Input should be ") for f in alternatives))
     text = registry.sentence(where, {**fault, "loc": fault["loc"][:1], "msg": " or ".join(messages)})
-    choices = [part.strip(" '") for part in str(fault.get("ctx", {}).get("expected", "")).replace(" or ", ",").split(",")]
+    choices = [
+        part.strip(" '") for part in str(fault.get("ctx", {}).get("expected", "")).replace(" or ", ",").split(",")
+    ]
     guess = nearest(str(fault.get("input")), choices) if fault["type"] == "literal_error" else None
     return f"{text} Did you mean '{guess}'?" if guess else text
 
@@ -216,7 +232,7 @@ def _share_or_path(value: Any) -> Any:
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
-        return value
+        return os.path.expandvars(os.path.expanduser(value))
 
 
 def _field_options(table: Any, faults: list[str]) -> Any:
@@ -352,5 +368,7 @@ def flag_changes(flags: Mapping[str, Any]) -> dict[str, Any]:
         else:
             guess = difflib.get_close_matches(name, FLAGS, n=1)
             hint = f" Did you mean '{guess[0]}'?" if guess else ""
-            raise FathomError(f"fit has no argument '{name}'.{hint} Known: {', '.join(FLAGS)}, or a key as 'network.dropout'.")
+            raise FathomError(
+                f"fit has no argument '{name}'.{hint} Known: {', '.join(FLAGS)}, or a key as 'network.dropout'."
+            )
     return {key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in changes.items()}

@@ -57,7 +57,7 @@ class Entry:
     """
 
     name: str
-    make: Callable[..., Any]
+    make: Any
     hyperparameters: Mapping[str, Hyperparameter]
     about: Mapping[str, Any] = field(default_factory=dict)
 
@@ -77,9 +77,7 @@ class Entry:
             for key in given
             if key not in self.hyperparameters
         ]
-        fields: dict[str, Any] = {
-            name: (knob.type, knob.default) for name, knob in self.hyperparameters.items()
-        }
+        fields: dict[str, Any] = {name: (knob.type, knob.default) for name, knob in self.hyperparameters.items()}
         model = create_model("Options", __config__=ConfigDict(extra="ignore"), **fields)
         try:
             checked = model.model_validate(dict(given))
@@ -159,9 +157,7 @@ def _knobs(make: Any) -> dict[str, Hyperparameter]:
         stated = vars(owner) if inspect.isclass(owner) else _defaults(owner)
         mine = {name: knob for name, knob in stated.items() if isinstance(knob, Hyperparameter)}
         hints = _hints(owner, mine)
-        knobs.update(
-            {n: Hyperparameter(k.default, k.search, k.help, hints.get(n, Any)) for n, k in mine.items()}
-        )
+        knobs.update({n: Hyperparameter(k.default, k.search, k.help, hints.get(n, Any)) for n, k in mine.items()})
     return knobs
 
 
@@ -195,4 +191,10 @@ network = networks.register
 source = sources.register
 algorithm = algorithms.register
 augmentation = augmentations.register
-REGISTRIES = {"networks": networks, "fields": fields, "sources": sources, "algorithms": algorithms, "augmentations": augmentations}
+REGISTRIES = {
+    "networks": networks,
+    "fields": fields,
+    "sources": sources,
+    "algorithms": algorithms,
+    "augmentations": augmentations,
+}

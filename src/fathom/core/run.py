@@ -204,7 +204,7 @@ class CheckpointStore:
         Raises:
             RunError: there are checkpoints, and all are damaged.
         """
-        notes = []
+        notes: list[str] = []
         for path in reversed(self.paths()):
             try:
                 tensors, about = load_tensors(path)
@@ -247,7 +247,9 @@ class RunFolder:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"The folder {out} for runs cannot be made: {error.strerror}. Choose another with --out.") from error
+            raise RunError(
+                f"The folder {out} for runs cannot be made: {error.strerror}. Choose another with --out."
+            ) from error
         taken = {_number(path.name, name) for path in out.glob(f"{name}-*")}
         number = max(taken, default=0)
         while True:
@@ -262,7 +264,9 @@ class RunFolder:
                         f"There is a run {path} already. Go on with it (fathom fit --resume {path}), or choose another --name."
                     ) from error
             except OSError as error:
-                raise RunError(f"The run folder {path} cannot be made: {error.strerror}. Choose another with --out.") from error
+                raise RunError(
+                    f"The run folder {path} cannot be made: {error.strerror}. Choose another with --out."
+                ) from error
 
     @staticmethod
     def open(location: str | Path, out: Path = Path("runs")) -> RunFolder:

@@ -129,7 +129,9 @@ def folds(unit: np.ndarray, count: int, seed: int, strata: np.ndarray | None = N
         DataError: there are fewer units than folds.
     """
     if len(np.unique(unit)) < count:
-        raise DataError(f"training.folds = {count} needs at least {count} different rows; there are {len(np.unique(unit))}.")
+        raise DataError(
+            f"training.folds = {count} needs at least {count} different rows; there are {len(np.unique(unit))}."
+        )
     shares = {str(i): 1 / count for i in range(1, count)}
     parts = _shuffled(unit, shares, seed, np.zeros(len(unit), np.int64) if strata is None else strata)
     return [parts["train"], *(parts[name] for name in shares)]

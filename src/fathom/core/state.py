@@ -1,7 +1,7 @@
 """The whole state of a run: what a checkpoint holds, taken apart and put together.
 
-    state_of(algorithm, clock, watchers)   weights, optimizers, saved attributes, clock, random state, watchers
-    load_state(state, ...)                 the same, back
+state_of(algorithm, clock, watchers)   weights, optimizers, saved attributes, clock, random state, watchers
+load_state(state, ...)                 the same, back
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +24,7 @@ from torch import Tensor
 
 Batch = dict[str, Tensor]
 Index = np.ndarray  # int64 row numbers
-Column = np.ndarray | pa.ChunkedArray
+Column: TypeAlias = np.ndarray | pa.ChunkedArray
 
 ROW = ".row"
 WEIGHT = ".weight"
@@ -107,7 +107,7 @@ class Columns(Mapping[str, Column]):
         names = list(parts[0])
         joined: dict[str, Any] = {}
         for name in names:
-            pieces = [part[name] for part in parts]
+            pieces: list[Any] = [part[name] for part in parts]
             if isinstance(pieces[0], np.ndarray):
                 joined[name] = np.concatenate(pieces)
             else:
@@ -165,7 +165,7 @@ def _hash_files(paths: Sequence[str]) -> np.ndarray:
 
 def _hash_column(column: Column) -> np.ndarray:
     if isinstance(column, np.ndarray):
-        rows = np.ascontiguousarray(column)
+        rows: np.ndarray = np.ascontiguousarray(column)
         return np.fromiter((_digest(row.data) for row in rows), np.uint64, len(rows))
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
@@ -175,7 +175,10 @@ def _hash_column(column: Column) -> np.ndarray:
     pieces = []
     for chunk in column.chunks:
         coded = chunk.dictionary_encode()
-        words = [_digest(str(word).encode() if not isinstance(word, bytes) else word) for word in coded.dictionary.to_pylist()]
+        words = [
+            _digest(str(word).encode() if not isinstance(word, bytes) else word)
+            for word in coded.dictionary.to_pylist()
+        ]
         table = np.array([*words, 0], np.uint64)
         codes = pc.fill_null(coded.indices, len(words)).to_numpy(zero_copy_only=False)
         pieces.append(table[codes])

@@ -1,7 +1,7 @@
 """The deployable: `model/` of a run. Weights as safetensors, everything else as JSON, a model card, nothing executable.
 
-    write_bundle(folder, ...)   weights.safetensors, model.json, README.md
-    read_bundle(folder)         refuses what is damaged, of a later format, or does not fit
+write_bundle(folder, ...)   weights.safetensors, model.json, README.md
+read_bundle(folder)         refuses what is damaged, of a later format, or does not fit
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from fathom.core.contract import Model, Schema
 from fathom.core.errors import FathomError, RunError
 from fathom.core.recipe import OWN
 from fathom.core.registry import algorithms, networks
-from fathom.core.run import FORMAT, check_weights, load_tensors, read_json, save_tensors, sealed_json, write_atomic
+from fathom.core.run import (
+    FORMAT,
+    check_weights,
+    load_tensors,
+    read_json,
+    save_tensors,
+    sealed_json,
+    write_atomic,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,12 @@ class Bundle:
 
 
 def write_bundle(
-    folder: Path, models: Mapping[str, Model], schema: Schema, network: Mapping[str, Any], algorithm: str, card: str
+    folder: Path,
+    models: Mapping[str, Model],
+    schema: Schema,
+    network: Mapping[str, Any],
+    algorithm: str,
+    card: str,
 ) -> None:
     """Write the three files; model.json last, so that a folder with it is whole.
 
@@ -50,7 +63,9 @@ def write_bundle(
         algorithm: its name.
         card: the model card, Markdown.
     """
-    weights = {f"{role}/{name}": tensor for role, model in models.items() for name, tensor in model.state_dict().items()}
+    weights = {
+        f"{role}/{name}": tensor for role, model in models.items() for name, tensor in model.state_dict().items()
+    }
     save_tensors(folder / "weights.safetensors", weights)
     write_atomic(folder / "README.md", card.encode())
     about = {"format": FORMAT, "algorithm": algorithm, "network": dict(network), "schema": schema.to_json()}
@@ -70,14 +85,23 @@ def read_bundle(folder: Path, module: nn.Module | None = None, adopt: Any = None
     """
     about = read_json(folder / "model.json")
     if about.get("format", 0) > FORMAT:
-        raise RunError(f"{folder} was written by a newer Fathom (format {about['format']}; this one reads {FORMAT}). Upgrade Fathom.")
+        raise RunError(
+            f"{folder} was written by a newer Fathom (format {about['format']}; this one reads {FORMAT}). Upgrade Fathom."
+        )
     try:
         schema = Schema.from_json(about["schema"])
         algorithm = algorithms[about["algorithm"]].make
         roles = algorithm.roles(schema)
-        models = {role: Model(part, _network(about["network"], part, role, module, adopt, folder)) for role, part in roles.items()}
+        models = {
+            role: Model(part, _network(about["network"], part, role, module, adopt, folder))
+            for role, part in roles.items()
+        }
     except (KeyError, TypeError, FathomError) as error:
-        raise error if isinstance(error, RunError) else RunError(f"{folder / 'model.json'} does not fit this Fathom: {error}") from error
+        raise (
+            error
+            if isinstance(error, RunError)
+            else RunError(f"{folder / 'model.json'} does not fit this Fathom: {error}")
+        ) from error
     weights, _ = load_tensors(folder / "weights.safetensors")
     for role, model in models.items():
         mine = {name.partition("/")[2]: tensor for name, tensor in weights.items() if name.partition("/")[0] == role}

@@ -93,7 +93,8 @@ class Category(Field):
                 faults[row] = (
                     f"'{self.columns[0]}' is missing"
                     if word is None
-                    else f"'{self.columns[0]}' is '{word}', a class that no training row has (nearest: {nearest(word, self.classes)})"
+                    else f"'{self.columns[0]}' is '{word}', a class that no training row has "
+                    f"(nearest: {nearest(word, self.classes)})"
                 )
             raise RowFaults(faults, torch.from_numpy(np.maximum(codes, 0)))
         return torch.from_numpy(codes)
@@ -145,7 +146,9 @@ class Category(Field):
         if len(self.columns) == 1:
             classes = self.state.get("classes", [])
             return f"{len(classes)} classes: {', '.join(classes[:8])}" + (" ..." if len(classes) > 8 else "")
-        return f"{len(self.columns)} categorical: {', '.join(self.columns[:8])}" + (" ..." if len(self.columns) > 8 else "")
+        return f"{len(self.columns)} categorical: {', '.join(self.columns[:8])}" + (
+            " ..." if len(self.columns) > 8 else ""
+        )
 
 
 def text(value: Any) -> str | None:

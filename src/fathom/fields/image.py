@@ -51,9 +51,14 @@ class Image(Field):
         for chunk in chunks:
             column = chunk[self.columns[0]]
             wanted = max(1, SAMPLE // 4)
-            sample = column[:: max(1, len(column) // wanted)] if isinstance(column, np.ndarray) else _every(column, wanted)
+            sample = (
+                column[:: max(1, len(column) // wanted)] if isinstance(column, np.ndarray) else _every(column, wanted)
+            )
             if isinstance(column, np.ndarray):
-                self.state["shape"], self.state["float"] = _array_shape(column, self), column.dtype != np.uint8
+                self.state["shape"], self.state["float"] = (
+                    _array_shape(column, self),
+                    column.dtype != np.uint8,
+                )
             elif "shape" not in self.state:
                 sizes = _probe(sample, self)
                 self.state["shape"], self.state["float"] = _file_shape(sizes, self), False
@@ -107,7 +112,9 @@ class Image(Field):
             values = values[..., :3].movedim(-1, 1)
         channels, height, width = self.shape
         if values.shape[1] != channels:
-            values = values.float().mean(1, keepdim=True).to(values.dtype) if channels == 1 else values.expand(-1, 3, -1, -1)
+            values = (
+                values.float().mean(1, keepdim=True).to(values.dtype) if channels == 1 else values.expand(-1, 3, -1, -1)
+            )
         if values.shape[2:] != (height, width):
             resized = nn.functional.interpolate(values.float(), (height, width), mode="bilinear", antialias=True)
             values = resized.round().clamp(0, 255).to(values.dtype) if values.dtype == torch.uint8 else resized
@@ -143,9 +150,7 @@ def _every(column: Any, wanted: int) -> Any:
 def _array_shape(column: np.ndarray, item: Image) -> list[int]:
     if column.ndim == 3:
         channels, height, width = 1, column.shape[1], column.shape[2]
-    elif column.shape[1] in (1, 3) and column.shape[-1] not in (1, 3, 4):
-        channels, height, width = column.shape[1:]
-    elif column.shape[1] in (1, 3):
+    elif (column.shape[1] in (1, 3) and column.shape[-1] not in (1, 3, 4)) or column.shape[1] in (1, 3):
         channels, height, width = column.shape[1:]
     else:
         height, width, channels = column.shape[1], column.shape[2], min(column.shape[3], 3)
@@ -194,7 +199,7 @@ def open_picture(value: Any) -> Any:
         UnreadableError: says why.
     """
     from PIL import Image as Pillow
-    from PIL import ImageOps
+    from PIL import ImageOps, UnidentifiedImageError
 
     if value is None:
         raise UnreadableError("there is no picture")
@@ -204,7 +209,9 @@ def open_picture(value: Any) -> Any:
         file = io.BytesIO(value) if isinstance(value, bytes) else value
         picture = value if isinstance(value, Pillow.Image) else Pillow.open(file, formats=FORMATS)
         if picture.width * picture.height > MOST_PIXELS:
-            raise UnreadableError(f"it has {picture.width} x {picture.height} pixels, more than {MOST_PIXELS // 10**6} million")
+            raise UnreadableError(
+                f"it has {picture.width} x {picture.height} pixels, more than {MOST_PIXELS // 10**6} million"
+            )
         if picture.format == "JPEG":
             picture.draft(None, (1024, 1024))  # decodes huge photos at a half or a quarter
         picture.load()
@@ -213,9 +220,11 @@ def open_picture(value: Any) -> Any:
         raise UnreadableError("the file is missing") from None
     except Pillow.DecompressionBombError:
         raise UnreadableError(f"it has more than {MOST_PIXELS // 10**6} million pixels") from None
-    except Pillow.UnidentifiedImageError:
+    except UnidentifiedImageError:
         empty = isinstance(value, str) and _size(value) == 0
-        raise UnreadableError("the file is empty" if empty else f"it is not a picture in {', '.join(FORMATS)}") from None
+        raise UnreadableError(
+            "the file is empty" if empty else f"it is not a picture in {', '.join(FORMATS)}"
+        ) from None
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise UnreadableError(f"it is damaged ({error})") from None
 
@@ -272,15 +281,16 @@ class Pixels(nn.Module):
 
     def __init__(self, mean: list[float], std: list[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("scale", 1 / torch.tensor(std).view(-1, 1, 1), persistent=False)
+        scale = 1 / torch.tensor(std).view(-1, 1, 1)
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", -torch.tensor(mean).view(-1, 1, 1) * scale, persistent=False)
 
-    mean: Tensor
     scale: Tensor
+    shift: Tensor
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        return channels_last((pixels.to(self.scale.dtype) - self.mean) * self.scale)
+        return channels_last(pixels * self.scale + self.shift)  # one pass converts and scales
 
 
 def channels_last(images: Tensor) -> Tensor:

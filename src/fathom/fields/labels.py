@@ -17,8 +17,8 @@ from fathom.core.tensors import to_list
 from fathom.fields import losses
 from fathom.fields.metrics import multilabel
 
-YES = {True, 1, 1.0, "1", "true", "True", "yes", "Yes"}
-NO = {False, 0, 0.0, "0", "false", "False", "no", "No"}
+YES = {True, "1", "true", "True", "yes", "Yes"}
+NO = {False, "0", "false", "False", "no", "No"}
 
 
 @fields.register("labels")

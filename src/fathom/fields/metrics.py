@@ -26,9 +26,7 @@ from torch import Tensor
 CHUNK = 2**26  # bytes of float64 weights worked on at once
 PIECE = 2**20  # weights sorted and summed at once: what a processor's cache holds
 RANKED = 2**18  # rows times classes above which the ranking metrics of many classes look at fewer resamples
-MANY = (
-    20  # what "many classes" means: that share of the resamples is looked at which keeps the time that of 20
-)
+MANY = 20  # what "many classes" means: that share of the resamples is looked at which keeps the time that of 20
 BINS = 15  # of the expected calibration error, as in Guo et al. 2017
 
 Measure = Callable[[Tensor], dict[str, Tensor]]  # weights (R, N) -> name -> (R,)
@@ -64,9 +62,7 @@ def classification(
     truth, answer = _hard(target), probability.argmax(1)  # (N,) each
     hit = answer == truth
     chosen = positive if positive is not None else (1 if classes == 2 else None)
-    soft = (
-        target.double() if target.ndim == 2 else torch.nn.functional.one_hot(truth, classes).double()
-    )  # (N, K)
+    soft = target.double() if target.ndim == 2 else torch.nn.functional.one_hot(truth, classes).double()  # (N, K)
     losses = torch.stack([_log_loss(probability, soft), _brier(probability, soft, positive)], 1)  # (N, 2)
     confidence = probability.amax(1).double()
     bin_of = _bin(confidence, BINS)
@@ -178,9 +174,7 @@ def per_class(probability: Tensor, target: Tensor, names: Sequence[str]) -> list
     return per_label(probability, positive, answered, names)
 
 
-def per_label(
-    probability: Tensor, positive: Tensor, answered: Tensor, names: Sequence[str]
-) -> list[dict[str, Any]]:
+def per_label(probability: Tensor, positive: Tensor, answered: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
     """One line for each label: name, rows, precision, recall, specificity, f1, auroc.
 
     Args:
@@ -189,18 +183,14 @@ def per_label(
         answered: (N, K) bool, whether the label was answered.
         names: of the K labels.
     """
-    held, given, right = (
-        part.sum(0, keepdim=True).double() for part in (positive, answered, positive & answered)
-    )
+    held, given, right = (part.sum(0, keepdim=True).double() for part in (positive, answered, positive & answered))
     rates = _rates(held, given, right, torch.tensor([[float(len(positive))]], dtype=torch.float64))
     once = torch.ones(1, len(positive), dtype=torch.float64)
     lines = []
     for k, name in enumerate(names):
         line: dict[str, Any] = {"name": name, "rows": int(held[0, k])}
         line.update({rate: _or_none(value[0, k]) for rate, value in rates.items()})
-        lines.append(
-            {**line, "auroc": _or_none(Ranking.of(probability[:, k], positive[:, k]).areas(once)[0][0])}
-        )
+        lines.append({**line, "auroc": _or_none(Ranking.of(probability[:, k], positive[:, k]).areas(once)[0][0])})
     return lines
 
 
@@ -225,9 +215,7 @@ def reliability(probability: Tensor, target: Tensor, bins: int = 10) -> list[dic
     confidence, answer = probability.double().max(1)
     hit = (answer == _hard(target)).double()
     place = _bin(confidence, bins)
-    rows, sure, right = (
-        torch.bincount(place, part, bins) for part in (torch.ones_like(hit), confidence, hit)
-    )
+    rows, sure, right = (torch.bincount(place, part, bins) for part in (torch.ones_like(hit), confidence, hit))
     return [
         {
             "low": i / bins,
@@ -306,9 +294,7 @@ class Ranking:
         above = inside[:, None] - (own.cumsum(1) - own)[:, self.first]  # (R, P) positive weight at or above
         precision = above / (total[:, None] - before).clamp(min=1e-300)
         auprc = (own * precision).sum(1) / inside
-        defined = (inside > 1e-9 * total) & (
-            outside > 1e-9 * total
-        )  # rounding leaves crumbs of an absent class
+        defined = (inside > 1e-9 * total) & (outside > 1e-9 * total)  # rounding leaves crumbs of an absent class
         return torch.where(defined, auroc, torch.nan), torch.where(defined, auprc, torch.nan)
 
 

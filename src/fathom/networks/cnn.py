@@ -91,25 +91,35 @@ def cnn(
     schema: Schema,
     role: str,
     *,
-    channels: tuple[PositiveInt, ...] = hyperparameter((32, 64), search=[(32,), (32, 64), (32, 64, 128)], help="filters of each block"),
+    channels: tuple[PositiveInt, ...] = hyperparameter(
+        (32, 64), search=[(32,), (32, 64), (32, 64, 128)], help="filters of each block"
+    ),
     dense: tuple[PositiveInt, ...] = hyperparameter((64,), search=[(64,), (128,)], help="units of each dense layer"),
     kernel: PositiveInt = hyperparameter(3, search=[3, 5], help="side of a filter in pixels"),
     padding: Literal["valid", "same"] = hyperparameter("valid", help="whether filters reach over the edge"),
-    pool: Literal["each", "last", "none"] = hyperparameter("each", help="2 x 2 max pooling after each block, the last, or none"),
+    pool: Literal["each", "last", "none"] = hyperparameter(
+        "each", help="2 x 2 max pooling after each block, the last, or none"
+    ),
     activation: ActivationName = hyperparameter("relu", search=["relu", "gelu", "silu"], help="after each layer"),
     normalization: NormalizationName = hyperparameter("none", search=["none", "batch"], help="after each filter"),
-    dropout: Share = hyperparameter(0.0, search=(0.0, 0.6), help="before the head, share of units silenced in training"),
+    dropout: Share = hyperparameter(
+        0.0, search=(0.0, 0.6), help="before the head, share of units silenced in training"
+    ),
     initializer: InitializerName = hyperparameter("default", help="of weights"),
 ) -> nn.Module:
     """Blocks of filters and pooling, then dense layers."""
     shape = image_shape(schema)
     if shape is None:
-        raise FathomError(f"The network 'cnn' takes one picture; the inputs are {', '.join(schema.inputs)}. Use mlp or composite.")
+        raise FathomError(
+            f"The network 'cnn' takes one picture; the inputs are {', '.join(schema.inputs)}. Use mlp or composite."
+        )
     layers: list[nn.Module] = []
     width = shape[0]
     for i, filters in enumerate(channels):
         pooled = pool == "each" or (pool == "last" and i == len(channels) - 1)
-        layers += convolution(width, filters, kernel, kernel // 2 if padding == "same" else 0, activation, normalization, pooled)
+        layers += convolution(
+            width, filters, kernel, kernel // 2 if padding == "same" else 0, activation, normalization, pooled
+        )
         width = filters
     features = nn.Sequential(*layers)
     size = _flat_size(features, shape, channels)

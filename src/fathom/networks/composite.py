@@ -75,14 +75,22 @@ def _suits(schema: Schema, rows: int) -> float:
     paper="Ngiam et al. 2011, Multimodal deep learning",
     year=2011,
     suits=_suits,
-    training=lambda schema, rows: {"training.learning_rate": 2e-3, "training.epochs": 30 if rows < 10_000 else 10, "training.weight_decay": 0.05},
+    training=lambda schema, rows: {
+        "training.learning_rate": 2e-3,
+        "training.epochs": 30 if rows < 10_000 else 10,
+        "training.weight_decay": 0.05,
+    },
 )
 def composite(
     schema: Schema,
     role: str,
     *,
-    channels: tuple[PositiveInt, ...] = hyperparameter((32, 64, 128), help="filters of each block of a picture encoder"),
-    hidden: tuple[PositiveInt, ...] = hyperparameter((128,), search=[(64,), (128,), (256, 128)], help="units of each layer of the head"),
+    channels: tuple[PositiveInt, ...] = hyperparameter(
+        (32, 64, 128), help="filters of each block of a picture encoder"
+    ),
+    hidden: tuple[PositiveInt, ...] = hyperparameter(
+        (128,), search=[(64,), (128,), (256, 128)], help="units of each layer of the head"
+    ),
     dropout: Share = hyperparameter(0.1, search=(0.0, 0.6), help="in the head, share of units silenced in training"),
 ) -> nn.Module:
     """An encoder for each input and a shared head."""

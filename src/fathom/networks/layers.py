@@ -11,7 +11,6 @@ The last layer, as wide as the targets need and without activation, is added by 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -120,6 +119,10 @@ def _norm(name: str) -> Callable[..., tuple[list[nn.Module], Shape]]:
     return lambda words, options, shape: ([normalization(name, shape[0], 2 if len(shape) == 3 else 1)], shape)
 
 
+def _alone(name: str) -> Callable[..., tuple[list[nn.Module], Shape]]:
+    return lambda words, options, shape: (_activation([name]), shape)
+
+
 KINDS: dict[str, Callable[[list[str], dict[str, float], Shape], tuple[list[nn.Module], Shape]]] = {
     "conv": _conv,
     "dense": _dense,
@@ -130,7 +133,7 @@ KINDS: dict[str, Callable[[list[str], dict[str, float], Shape], tuple[list[nn.Mo
     "dropout": _dropout,
     "batchnorm": _norm("batch"),
     "layernorm": _norm("layer"),
-    **{name: (lambda words, options, shape, name=name: (_activation([name]), shape)) for name in ACTIVATIONS},
+    **{name: _alone(name) for name in ACTIVATIONS},
 }
 
 
@@ -159,8 +162,8 @@ def parse_line(line: str, shape: Shape) -> tuple[list[nn.Module], Shape]:
     if penalties and not weighted:
         raise LineError(f"{name} has no weights that a penalty could hold")
     for module in weighted:
-        for key, value in penalties.items():
-            setattr(module, key, value)  # read by the penalty regularizer
+        for key, strength in penalties.items():
+            setattr(module, key, strength)  # read by the penalty regularizer
     return modules, after
 
 
@@ -182,7 +185,12 @@ def cheaper_order(modules: list[nn.Module]) -> list[nn.Module]:
     year=None,
     suits=lambda schema, rows: 0.0,
 )
-def layers(schema: Schema, role: str, *, layers: list[str] = hyperparameter([], help='such as ["conv 32 3 relu", "flatten", "dense 64 relu"]')) -> nn.Module:
+def layers(
+    schema: Schema,
+    role: str,
+    *,
+    layers: list[str] = hyperparameter([], help='such as ["conv 32 3 relu", "flatten", "dense 64 relu"]'),
+) -> nn.Module:
     """A chain of layers written as a list of lines."""
     if not layers:
         raise FathomError('network.layers is empty; write it as network.layers=["dense 64 relu"].')
@@ -194,10 +202,10 @@ def layers(schema: Schema, role: str, *, layers: list[str] = hyperparameter([], 
             made, shape = parse_line(line, shape)
         except LineError as error:
             known = ", ".join(name for name in KINDS if name not in ACTIVATIONS)
-            raise FathomError(f"network.layers, line {number} '{line}': {error}. Layers: {known}, or an activation.") from error
+            raise FathomError(
+                f"network.layers, line {number} '{line}': {error}. Layers: {known}, or an activation."
+            ) from error
         modules += made
     if len(shape) == 3:
         modules.append(FlattenPixels())
     return Stack(nn.Sequential(*cheaper_order(modules)), nn.Linear(int(np.prod(shape)), output_size(schema)))
-
-

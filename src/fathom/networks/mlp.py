@@ -1,7 +1,7 @@
 """Perceptron and multi-layer perceptron.
 
-    perceptron   one layer: outputs = W x + b (Rosenblatt 1958); a linear model
-    mlp          hidden layers between; the network for tables
+perceptron   one layer: outputs = W x + b (Rosenblatt 1958); a linear model
+mlp          hidden layers between; the network for tables
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ class MLP(nn.Module):
     year=1958,
     suits=lambda schema, rows: 0.1,
 )
-def perceptron(schema: Schema, role: str, *, initializer: InitializerName = hyperparameter("default", help="of weights")) -> nn.Module:
+def perceptron(
+    schema: Schema, role: str, *, initializer: InitializerName = hyperparameter("default", help="of weights")
+) -> nn.Module:
     """One linear layer from the flattened inputs to the outputs."""
     return initialize(MLP(flat_size(schema), (), output_size(schema), "linear", "none", 0.0), initializer)
 
@@ -82,7 +84,11 @@ def _training(schema: Schema, rows: int) -> dict[str, object]:
     """Settings that reached the best validation loss soonest on adult, housing and MNIST (docs/results/foundation.md)."""
     if "image" in kinds(schema):
         return {"training.learning_rate": 5e-3, "training.epochs": 8}
-    return {"training.learning_rate": 2e-3, "training.epochs": 15 if rows > 5_000 else 60, "training.weight_decay": 0.05}
+    return {
+        "training.learning_rate": 2e-3,
+        "training.epochs": 15 if rows > 5_000 else 60,
+        "training.weight_decay": 0.05,
+    }
 
 
 @network(
@@ -99,8 +105,12 @@ def mlp(
     schema: Schema,
     role: str,
     *,
-    hidden: tuple[PositiveInt, ...] = hyperparameter((128, 64), search=[(64,), (128, 64), (256, 128), (256, 256)], help="units of each hidden layer"),
-    activation: ActivationName = hyperparameter("relu", search=["relu", "gelu", "silu"], help="after each hidden layer"),
+    hidden: tuple[PositiveInt, ...] = hyperparameter(
+        (128, 64), search=[(64,), (128, 64), (256, 128), (256, 256)], help="units of each hidden layer"
+    ),
+    activation: ActivationName = hyperparameter(
+        "relu", search=["relu", "gelu", "silu"], help="after each hidden layer"
+    ),
     normalization: NormalizationName = hyperparameter("none", help="before each activation"),
     dropout: Share = hyperparameter(0.0, search=(0.0, 0.6), help="share of hidden units silenced in training"),
     initializer: InitializerName = hyperparameter("default", help="of weights"),

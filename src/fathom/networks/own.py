@@ -65,7 +65,9 @@ def adopt(module: nn.Module, schema: Schema, samples: list[Tensor]) -> Own:
             output = Own(module, channels_last, pair=False).eval()(*samples)
     except Exception as error:  # the user's own code: whatever it raises is told
         shapes = ", ".join(str(tuple(sample.shape)) for sample in samples)
-        raise FathomError(f"Your module {name} fails on a batch of inputs of shape {shapes}: {type(error).__name__}: {error}") from error
+        raise FathomError(
+            f"Your module {name} fails on a batch of inputs of shape {shapes}: {type(error).__name__}: {error}"
+        ) from error
     module.train()
     end = _end(module, output)
     if end:
@@ -80,7 +82,9 @@ def adopt(module: nn.Module, schema: Schema, samples: list[Tensor]) -> Own:
         return Own(module, channels_last, pair=True)
     if came != wanted:
         targets = ", ".join(f"'{n}' needs {t.outputs[0]}" for n, t in schema.targets.items())
-        raise FathomError(f"Your module {name} returns {came} numbers a row; {targets}. Make its last layer {wanted} wide.")
+        raise FathomError(
+            f"Your module {name} returns {came} numbers a row; {targets}. Make its last layer {wanted} wide."
+        )
     return Own(module, channels_last, pair=False)
 
 

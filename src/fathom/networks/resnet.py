@@ -42,7 +42,15 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """(B, C, H, W) -> (B, outputs)."""
 
-    def __init__(self, inputs: int, channels: tuple[int, ...], blocks: int, outputs: int, activation: str, dropout: float) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        channels: tuple[int, ...],
+        blocks: int,
+        outputs: int,
+        activation: str,
+        dropout: float,
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for width in channels:
@@ -76,7 +84,14 @@ def _training(schema: Schema, rows: int) -> dict[str, object]:
     if photos:
         settings.update({"augment.flip": 0.5})
     if max(shape[1:]) > 40:
-        settings.update({"network.channels": [32, 64, 128, 256], "augment.shift": 4, "augment.crop": 0.3, "training.learning_rate": 4e-3})
+        settings.update(
+            {
+                "network.channels": [32, 64, 128, 256],
+                "augment.shift": 4,
+                "augment.crop": 0.3,
+                "training.learning_rate": 4e-3,
+            }
+        )
     return settings
 
 
@@ -94,15 +109,21 @@ def resnet(
     schema: Schema,
     role: str,
     *,
-    channels: tuple[PositiveInt, ...] = hyperparameter((32, 64, 128), search=[(16, 32, 64), (32, 64, 128), (64, 128, 256)], help="filters of each stage"),
+    channels: tuple[PositiveInt, ...] = hyperparameter(
+        (32, 64, 128), search=[(16, 32, 64), (32, 64, 128), (64, 128, 256)], help="filters of each stage"
+    ),
     blocks: int = hyperparameter(1, search=[0, 1, 2], help="residual blocks of each stage"),
     activation: ActivationName = hyperparameter("relu", search=["relu", "silu"], help="after each layer"),
-    dropout: Share = hyperparameter(0.0, search=(0.0, 0.5), help="before the head, share of features silenced in training"),
+    dropout: Share = hyperparameter(
+        0.0, search=(0.0, 0.5), help="before the head, share of features silenced in training"
+    ),
 ) -> nn.Module:
     """Stages of residual blocks, each at half the size of the one before."""
     shape = image_shape(schema)
     if shape is None:
-        raise FathomError(f"The network 'resnet' takes one picture; the inputs are {', '.join(schema.inputs)}. Use mlp or composite.")
+        raise FathomError(
+            f"The network 'resnet' takes one picture; the inputs are {', '.join(schema.inputs)}. Use mlp or composite."
+        )
     if min(shape[1:]) < 2 ** len(channels):
         raise FathomError(
             f"Pictures of {shape[1]} x {shape[2]} cannot be halved {len(channels)} times; "

@@ -36,9 +36,7 @@ def open_source(location: Any, options: Data, like: Schema | None = None) -> Sou
         DataError: nothing reads it; names the nearest.
     """
     main = _single(location, options, like)
-    others = {
-        part: path for part in ("validation", "test") if isinstance(path := getattr(options, part), str)
-    }
+    others = {part: path for part in ("validation", "test") if isinstance(path := getattr(options, part), str)}
     return Joined(main, others, options, like) if others else main
 
 
@@ -58,9 +56,7 @@ def _build(make: Any, location: Any, options: Data, like: Schema | None) -> Sour
     from fathom.sources.tables import Tables, reading_of
 
     reads_text = make is Tables and like is not None
-    made: Source = (
-        Tables(location, options, reading_of(like)) if reads_text and like else make(location, options)
-    )
+    made: Source = Tables(location, options, reading_of(like)) if reads_text and like else make(location, options)
     return made
 
 
@@ -105,9 +101,7 @@ class Joined(Source):
         like: see `open_source`.
     """
 
-    def __init__(
-        self, main: Source, others: Mapping[str, str], options: Data, like: Schema | None = None
-    ) -> None:
+    def __init__(self, main: Source, others: Mapping[str, str], options: Data, like: Schema | None = None) -> None:
         super().__init__(main.location, options)
         self.main = main
         self.others = dict(others)
@@ -176,9 +170,7 @@ class Joined(Source):
     def _assign(self, rows: int, sizes: Mapping[str, int]) -> dict[str, Index]:
         """The parts' rows; main gives the training rows, and the part that no file was given for."""
         own = dict(self.main.given_splits())
-        splits = {"train": own.get("train", np.arange(rows))} | {
-            k: v for k, v in own.items() if k not in sizes
-        }
+        splits = {"train": own.get("train", np.arange(rows))} | {k: v for k, v in own.items() if k not in sizes}
         start = rows
         for part, size in sizes.items():
             splits[part] = np.arange(start, start + size)
@@ -210,17 +202,15 @@ def read_inputs(inputs: Sequence[Any], schema: Schema) -> tuple[Columns, list[st
     items = [os.fspath(item) if isinstance(item, os.PathLike) else item for item in inputs]
     if not items:
         raise DataError("Nothing came to predict. Give files, folders, dicts or lists of values.")
+    if all(isinstance(item, int | float) for item in items):
+        items = [items]  # the values of one row
     kinds = [item.kind for item in schema.inputs.values()]
     if kinds == ["image"] and not any(_is_tabular(item) for item in items):
         columns = Images.read_rows(items, schema)
     else:
         for item in items:
             _require_table(item)
-        columns = (
-            _rows(items, schema)
-            if any(_is_array(item) for item in items)
-            else Tables.read_rows(items, schema)
-        )
+        columns = _rows(items, schema) if any(_is_array(item) for item in items) else Tables.read_rows(items, schema)
     return columns, _row_names(columns, kinds, items)
 
 
@@ -252,8 +242,7 @@ def _require_table(item: Any) -> None:
         require_file(Path(item))
         if not _is_tabular(item) or Path(item).is_dir():
             raise DataError(
-                f"{item} is no table, which this model reads. Known extensions: {', '.join(SUFFIXES)} "
-                "(also .gz)."
+                f"{item} is no table, which this model reads. Known extensions: {', '.join(SUFFIXES)} (also .gz)."
             )
 
 

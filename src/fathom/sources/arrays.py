@@ -128,12 +128,9 @@ class Arrays(Source):
         lengths = {name: len(column) for name, column in found.items()}
         if len(set(lengths.values())) > 1:
             shown = ", ".join(
-                f"{name} has {length}"
-                for name, length in list(lengths.items())[:1] + list(lengths.items())[-1:]
+                f"{name} has {length}" for name, length in list(lengths.items())[:1] + list(lengths.items())[-1:]
             )
-            raise DataError(
-                f"{self.location}: the arrays differ in length: {shown} rows. Give one y for each x."
-            )
+            raise DataError(f"{self.location}: the arrays differ in length: {shown} rows. Give one y for each x.")
         return Columns(found)
 
     def _input(self, name: str, value: Any, alone: bool) -> dict[str, Any]:
@@ -168,8 +165,7 @@ class Arrays(Source):
             return {name: _plain(array)}
         if array.ndim > 2:
             raise DataError(
-                f"The target {name} has shape {array.shape}; give one value a row (N,) or one row of "
-                "values (N, K)."
+                f"The target {name} has shape {array.shape}; give one value a row (N,) or one row of values (N, K)."
             )
         return self._wide_target(name, array)
 
@@ -183,9 +179,7 @@ class Arrays(Source):
             return {name: array.astype(np.float32)}
         if array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all():
             self._known[name] = "labels"
-            self._notes.append(
-                f"{name} holds 0 and 1 with several in a row, so it is {width} labels at once."
-            )
+            self._notes.append(f"{name} holds 0 and 1 with several in a row, so it is {width} labels at once.")
             return {name: array.astype(np.float32)}
         self._known |= {f"{name}{i}": "number" for i in range(width)} if array.dtype.kind in "iuf" else {}
         return {f"{name}{i}": _plain(array[:, i]) for i in range(width)}
@@ -213,9 +207,7 @@ class Arrays(Source):
 
 def _picture_rows(array: np.ndarray, name: str) -> np.ndarray:
     """(H, W), (H, W, C), (C, H, W) or many of them -> (N, ...)."""
-    one = array.ndim == 2 or (
-        array.ndim == 3 and (array.shape[-1] in (1, 3, 4) or array.shape[0] in (1, 3, 4))
-    )
+    one = array.ndim == 2 or (array.ndim == 3 and (array.shape[-1] in (1, 3, 4) or array.shape[0] in (1, 3, 4)))
     return pictures(array[None] if one else array, name, [])
 
 
@@ -242,9 +234,7 @@ def _pair(given: Any, where: str) -> tuple[Any, Any]:
     if isinstance(given, tuple | list) and len(given) == 2:
         return given[0], given[1]
     count = f"{len(given)} arrays" if isinstance(given, tuple | list) else f"one {type(given).__name__}"
-    raise DataError(
-        f"{where}: (x, y) is expected, but {count} came. Give fit((x, y)) with one y for each row of x."
-    )
+    raise DataError(f"{where}: (x, y) is expected, but {count} came. Give fit((x, y)) with one y for each row of x.")
 
 
 def _rows(pair: tuple[Any, Any], name: str) -> int:
@@ -263,16 +253,14 @@ def _join(values: Sequence[Any], name: str) -> Any:
         return {key: _join([value[key] for value in values], f"{name}.{key}") for key in values[0]}
     arrays = [to_array(value, name) for value in values]
     if len({array.shape[1:] for array in arrays}) > 1:
-        raise DataError(
-            f"The splits differ in the shape of {name}: {', '.join(str(array.shape) for array in arrays)}."
-        )
+        raise DataError(f"The splits differ in the shape of {name}: {', '.join(str(array.shape) for array in arrays)}.")
     return np.concatenate(arrays)
 
 
 def _npz(path: Path) -> dict[str, tuple[Any, Any]]:
     """The arrays of an .npz file, paired by their names; objects are never unpickled."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             held = {name.lower(): file[name] for name in file.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is no readable .npz file of plain arrays: {error}.") from error
@@ -358,12 +346,10 @@ def pictures(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
         notes: gets a sentence for everything that is not plain.
 
     Returns:
-        (N, H, W) or (N, H, W, C); (N, C, H, W) only where H is 1 or 3. uint8, or float32 if they are no bytes.
+        (N, H, W) or (N, H, W, C); (N, C, H, W) only where H is 1 or 3. uint8, or float32.
     """
     if array.ndim not in (3, 4):
-        raise DataError(
-            f"{name} has shape {array.shape}; pictures are (N, H, W), (N, H, W, C) or (N, C, H, W)."
-        )
+        raise DataError(f"{name} has shape {array.shape}; pictures are (N, H, W), (N, H, W, C) or (N, C, H, W).")
     if array.ndim == 4:
         array = _layout(array, name, notes)
     return _values(array, name, notes)
@@ -378,8 +364,7 @@ def _layout(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     if first and last:
         last = not (array.shape[2] == array.shape[3] and array.shape[1] != array.shape[2])
         notes.append(
-            f"{name} {array.shape} can be read in two ways; it is taken as (N, "
-            f"{'H, W, C' if last else 'C, H, W'})."
+            f"{name} {array.shape} can be read in two ways; it is taken as (N, {'H, W, C' if last else 'C, H, W'})."
         )
     array = array if last else np.moveaxis(array, 1, -1)  # (N, H, W, C)
     if array.shape[3] == 1:
@@ -403,9 +388,7 @@ def _values(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     for start, part in _slices(array):
         if not np.isfinite(part).all():
             row = start + int(np.argmin(np.isfinite(part).reshape(len(part), -1).all(1)))
-            raise DataError(
-                f"{name}, row {row + 1}: the picture holds a value that is not a number or infinite."
-            )
+            raise DataError(f"{name}, row {row + 1}: the picture holds a value that is not a number or infinite.")
         low, high = min(low, float(part.min())), max(high, float(part.max()))
         whole = whole and bool((part == np.round(part)).all())
         multiples = multiples and bool((np.abs(part - np.round(part * 255.0) / 255.0) <= 1e-6).all())
@@ -414,9 +397,7 @@ def _values(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
     if low >= 0 and high <= 255 and whole:
         return _converted(array, 1.0)
     ranges = f"{low:g} to {high:g}"
-    notes.append(
-        f"The pictures of {name} hold {ranges}; they are kept as they are and standardized, not scaled."
-    )
+    notes.append(f"The pictures of {name} hold {ranges}; they are kept as they are and standardized, not scaled.")
     return array.astype(np.float32)
 
 
@@ -503,9 +484,7 @@ def _items(value: Any) -> tuple[Any, bool]:
     if not isinstance(value, DataLoader):
         return (value if isinstance(value, IterableDataset) else Sized(value)), False
     sampler = value.sampler
-    usual = isinstance(sampler, SequentialSampler) or (
-        isinstance(sampler, RandomSampler) and not sampler.replacement
-    )
+    usual = isinstance(sampler, SequentialSampler) or (isinstance(sampler, RandomSampler) and not sampler.replacement)
     if usual and value.collate_fn is default_collate and not isinstance(value.dataset, IterableDataset):
         return Sized(value.dataset), False
     return value, value.batch_size is not None or value.batch_sampler is not None

@@ -85,9 +85,7 @@ _FASHION_SHA256 = (
 )
 REMOTES: dict[str, list[Remote]] = {
     "mnist": [Remote(f"{_MNIST}/{name}", digest) for name, digest in zip(_IDX, _MNIST_SHA256, strict=True)],
-    "fashion-mnist": [
-        Remote(f"{_FASHION}/{name}", digest) for name, digest in zip(_IDX, _FASHION_SHA256, strict=True)
-    ],
+    "fashion-mnist": [Remote(f"{_FASHION}/{name}", digest) for name, digest in zip(_IDX, _FASHION_SHA256, strict=True)],
     "cifar10": [Remote(_CIFAR10, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd")],
 }
 SHIPPED = ("digits", "iris", "wine", "breast-cancer", "diabetes")
@@ -109,9 +107,7 @@ class Builtin(Source):
         self._notes: list[str] = []
         self._guessed: list[str] = []
         if Path(str(location)).exists():
-            self._notes.append(
-                f"'{location}' is the built-in set; write ./{location} to mean the one in this folder."
-            )
+            self._notes.append(f"'{location}' is the built-in set; write ./{location} to mean the one in this folder.")
 
     @classmethod
     def accepts(cls, location: Any) -> bool:
@@ -181,9 +177,7 @@ class Builtin(Source):
             fetch(remote, cached / remote.name)
         if self.name == "cifar10":
             unpack_cifar10(cached / REMOTES["cifar10"][0].name, cached)
-        self._notes.append(
-            f"Fetched {self.name} from {REMOTES[self.name][0].url.rsplit('/', 1)[0]} into {cached}."
-        )
+        self._notes.append(f"Fetched {self.name} from {REMOTES[self.name][0].url.rsplit('/', 1)[0]} into {cached}.")
         return cached
 
 
@@ -210,9 +204,7 @@ def _shipped(name: str) -> Columns:
         return Columns({"image": image, "label": bunch.target.astype(np.int64)})
     columns: dict[str, Any] = {str(n): bunch.data[:, i].copy() for i, n in enumerate(bunch.feature_names)}
     names = getattr(bunch, "target_names", None)
-    columns["target"] = (
-        bunch.target if names is None else pa.array([str(names[code]) for code in bunch.target])
-    )
+    columns["target"] = bunch.target if names is None else pa.array([str(names[code]) for code in bunch.target])
     return Columns(columns)
 
 

@@ -310,9 +310,7 @@ def find_dialect(path: Path, found: Survey) -> Dialect:
         )
     header = has_header(records[0], records[1:])
     if not header:
-        notes.append(
-            "There is no header line: the first line is data, so the columns are called column1, column2, ..."
-        )
+        notes.append("There is no header line: the first line is data, so the columns are called column1, column2, ...")
     names = _names(path, records[0], header, notes)
     return Dialect(delimiter, quoting, header, names, tuple(notes))
 
@@ -322,9 +320,7 @@ def _records(text: str, delimiter: str, quoting: bool, whole: bool, most: int = 
     style = csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=style)  # type: ignore[arg-type]
     records: list[list[str]] = []
-    with contextlib.suppress(
-        csv.Error
-    ):  # a cell beyond the csv module's limit: what came before it is enough
+    with contextlib.suppress(csv.Error):  # a cell beyond the csv module's limit: what came before it is enough
         for row in reader:
             if row:
                 records.append(row)
@@ -373,9 +369,7 @@ def _names(path: Path, first: Sequence[str], header: bool, notes: list[str]) -> 
         return tuple(f"column{i + 1}" for i in range(len(first)))
     names = [name.strip() or f"column{i + 1}" for i, name in enumerate(first)]
     if unnamed := [name for name, given in zip(names, first, strict=True) if not given.strip()]:
-        notes.append(
-            f"The header leaves {len(unnamed)} columns without a name; they are called {shorten(unnamed)}."
-        )
+        notes.append(f"The header leaves {len(unnamed)} columns without a name; they are called {shorten(unnamed)}.")
     twice = [f"'{name}' ({count} times)" for name, count in Counter(names).items() if count > 1]
     if twice:
         raise DataError(
@@ -447,9 +441,7 @@ class Text:
             quote_char='"' if self.dialect.quoting else False,
             newlines_in_values=self.dialect.quoting,
         )
-        plain = arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-        )
+        plain = arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
         with unpacking(self.path), open_bytes(self.path) as file:
             yield from arrow_csv.open_csv(file, read, parse, plain)
 
@@ -499,9 +491,7 @@ class Text:
             what = "a quotation mark is opened and not closed"
             if "expected after" in error.reason:
                 what = "text follows a closing quotation mark (a mark inside a cell is written twice)"
-            raise DataError(
-                f"{self.path}, line {error.line}: {what}. Mend the record that begins there."
-            ) from error
+            raise DataError(f"{self.path}, line {error.line}: {what}. Mend the record that begins there.") from error
 
 
 class _OpenQuoteError(Exception):
@@ -534,9 +524,7 @@ class Profile:
         self.whole = True
         self.padded = False
         self.words: dict[str, None] | None = {}  # in the order of their first row
-        self.odd: tuple[int, str] | None = (
-            None  # the first cell that is no number, of a column read as numbers
-        )
+        self.odd: tuple[int, str] | None = None  # the first cell that is no number, of a column read as numbers
 
     def add(self, column: pa.Array) -> None:
         """The next cells."""
@@ -588,9 +576,7 @@ class Profile:
     def _first_odd(self, values: pa.Array) -> tuple[int, str]:
         for place, value in enumerate(values):
             word = value.as_py()
-            if word is not None and all(
-                parse_numbers(pa.array([word]), style) is None for style in self.styles
-            ):
+            if word is not None and all(parse_numbers(pa.array([word]), style) is None for style in self.styles):
                 return self.rows + place, word
         return self.rows, str(values.drop_null()[0].as_py())  # each fits some style, but not all one style
 
@@ -616,9 +602,7 @@ class Profile:
             return pa.string()
         if self.filled == 0:
             return pa.float64() if self.reading == "number" else pa.null()
-        if self.styles and not (
-            self.padded and self.whole
-        ):  # digits with leading zeros are a name, no quantity
+        if self.styles and not (self.padded and self.whole):  # digits with leading zeros are a name, no quantity
             return pa.int64() if self.whole else pa.float64()
         if self.moments:
             return self.moments[0]
@@ -678,9 +662,7 @@ def convert_batch(profiles: Sequence[Profile], columns: Sequence[pa.Array]) -> l
     converted: list[pa.Array] = []
     for group in _groups(profiles, columns):
         kinds = {profile.type for profile, _ in group}
-        plain = (
-            kinds <= {pa.int64(), pa.float64()} and len(kinds) == 1 and not any(p.missing for p, _ in group)
-        )
+        plain = kinds <= {pa.int64(), pa.float64()} and len(kinds) == 1 and not any(p.missing for p, _ in group)
         if len(group) > 1 and plain and all("plain" in profile.styles for profile, _ in group):
             joined = _cast(pa.concat_arrays([column for _, column in group]), kinds.pop())
             if joined is not None:

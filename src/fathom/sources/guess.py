@@ -2,8 +2,8 @@
 
     guess(columns, options, ...) -> Schema, notes
 
-    inputs    numbers in one number field "numbers", words in one category field "categories", a field for
-              each picture; row numbers, constants, free text, dates and lists are left out, each with the reason
+    inputs    numbers in one number field "numbers", words in one category field "categories", each picture in
+              its own; row numbers, constants, free text, dates and lists are left out, each with the reason
     targets   words, booleans and few whole numbers are classes; other numbers are numbers; several columns
               of 0 and 1, or a column of lists, are labels
     special   group, time and weight leave the inputs
@@ -73,7 +73,7 @@ def guess(columns: Columns, options: Data, setting: Setting) -> tuple[Schema, li
         DataError: a name is unknown, the target is constant or missing, a column mixes numbers and words.
     """
     if columns.rows == 0:
-        raise DataError(f"{setting.where} holds no rows. Give a header line and a line for each row.")
+        raise DataError(f"{setting.where} holds no rows, so there is nothing to learn from.")
     where = setting.where
     types = _types(columns, options, where)
     special = _special(columns, options, where)
@@ -131,9 +131,7 @@ def _require_order(column: Column, name: str, where: str) -> None:
     kind = column.type
     if column.null_count:
         row = pc.index(pc.is_null(column), True).as_py()
-        raise DataError(
-            f"{where}: data.time needs a moment in every row; '{name}' is missing in row {row + 1}."
-        )
+        raise DataError(f"{where}: data.time needs a moment in every row; '{name}' is missing in row {row + 1}.")
     if not (_is_numeric(column) or pa.types.is_temporal(kind)):
         first = column[0].as_py()
         raise DataError(
@@ -177,9 +175,7 @@ def _part_of(name: str, special: Mapping[str, str]) -> str:
 # ---------------------------------------------------------------- targets
 
 
-def _target_kind(
-    column: Column, name: str, types: Mapping[str, str], setting: Setting, notes: list[str]
-) -> str:
+def _target_kind(column: Column, name: str, types: Mapping[str, str], setting: Setting, notes: list[str]) -> str:
     """The kind of one target.
 
     Raises:
@@ -202,9 +198,7 @@ def _target_kind(
     if _is_text(column.type):
         return _text_target(column, name, setting, notes)
     if not _is_numeric(column):
-        raise DataError(
-            f"{where}: the target '{name}' holds {_type_name(column)}, which cannot be predicted yet."
-        )
+        raise DataError(f"{where}: the target '{name}' holds {_type_name(column)}, which cannot be predicted yet.")
     values = few(column, FEW_INTEGERS)
     whole = values is not None and all(float(value).is_integer() for value in values)
     if values is None or not whole or len(values) > _filled(column) / 2:
@@ -236,14 +230,10 @@ def _text_target(column: pa.ChunkedArray, name: str, setting: Setting, notes: li
 def _require_variety(column: Column, name: str, where: str) -> None:
     if isinstance(column, np.ndarray):
         if len(column) > 1 and bool((column == column[:1]).all()):
-            raise DataError(
-                f"{where}: the target '{name}' is the same in every row; there is nothing to learn."
-            )
+            raise DataError(f"{where}: the target '{name}' is the same in every row; there is nothing to learn.")
         return
     if _all_missing(column):
-        raise DataError(
-            f"{where}: the target '{name}' has no value in any row. Choose another with --target COLUMN."
-        )
+        raise DataError(f"{where}: the target '{name}' has no value in any row. Choose another with --target COLUMN.")
     if is_list(column.type):
         return
     values = few(column.drop_null(), 1)
@@ -261,19 +251,15 @@ def _make_targets(
     together = [
         name
         for name, kind in kinds.items()
-        if kind == "labels" and not isinstance(column := columns[name], np.ndarray) and not is_list(column.type)
+        if kind == "labels" and not (isinstance(c := columns[name], np.ndarray) or is_list(c.type))
     ]
     binary = [
-        name
-        for name, kind in kinds.items()
-        if kind == "category" and name not in types and _is_binary(columns[name])
+        name for name, kind in kinds.items() if kind == "category" and name not in types and _is_binary(columns[name])
     ]
     if len(binary) > 1 and len(binary) == len(kinds):
         together = binary
     if len(together) == 1:
-        raise DataError(
-            f"'{together[0]}' is one yes-or-no column; data.types.{together[0]}=category predicts it."
-        )
+        raise DataError(f"'{together[0]}' is one yes-or-no column; data.types.{together[0]}=category predicts it.")
     made: dict[str, Field] = {}
     if together:
         made["labels"] = _make("labels", together, options)
@@ -417,9 +403,7 @@ def _text_input(column: pa.ChunkedArray, name: str, setting: Setting) -> str:
     _refuse_mixture(column, name, setting, filled)
     if pc.all(pc.match_substring_regex(_text(column.slice(0, 1000)), PLAIN_DATE)).as_py():
         return "date"
-    unique = distinct or (
-        values is None and filled <= 1_000_000 and pc.count_distinct(_text(column)).as_py() == filled
-    )
+    unique = distinct or (values is None and filled <= 1_000_000 and pc.count_distinct(_text(column)).as_py() == filled)
     return "id" if unique and len(first.split()) == 1 else "text"
 
 
@@ -439,9 +423,7 @@ def _refuse_mixture(column: pa.ChunkedArray, name: str, setting: Setting, filled
     )
 
 
-def _require_finite(
-    column: pa.ChunkedArray, name: str, setting: Setting, ends: tuple[Any, Any] | None = None
-) -> None:
+def _require_finite(column: pa.ChunkedArray, name: str, setting: Setting, ends: tuple[Any, Any] | None = None) -> None:
     if not pa.types.is_floating(column.type):
         return
     low, high = ends or tuple(pc.min_max(column).as_py().values())
@@ -469,8 +451,7 @@ def make_inputs(kinds: Mapping[str, str], options: Data, where: str) -> dict[str
         made["categories"] = _make("category", by_kind.pop("category"), options)
     for kind, names in by_kind.items():
         raise DataError(
-            f"{where}: '{names[0]}' cannot be an input of kind {kind}; allowed: number, category, image, "
-            "ignore."
+            f"{where}: '{names[0]}' cannot be an input of kind {kind}; allowed: number, category, image, ignore."
         )
     return made
 
@@ -549,9 +530,7 @@ def _first(column: pa.ChunkedArray) -> Any:
 
 
 def _numeric_words(values: Sequence[Any]) -> list[bool]:
-    flags: list[bool] = pc.match_substring_regex(
-        pa.array([str(value) for value in values]), NUMBER
-    ).to_pylist()
+    flags: list[bool] = pc.match_substring_regex(pa.array([str(value) for value in values]), NUMBER).to_pylist()
     return flags
 
 

@@ -3,7 +3,7 @@
     photos/cats/1.jpg              a folder a class
     photos/train/cats/1.jpg        train, valid or val or validation, and test, each with a folder a class
     mnist/train-images-idx3-ubyte  idx files, plain or .gz, with their labels beside them
-    data.parquet                   encoded pictures in one column, labels in another; or train.parquet, test.parquet
+    data.parquet                   encoded pictures beside labels; or train.parquet, test.parquet
 
 Columns are "image" (paths, bytes or an array) and "label". Files without the extension of a picture are
 left out and counted; a file with such an extension never is: if it cannot be read, its row is named later.
@@ -39,9 +39,7 @@ LABELS = ("label_name", "label", "class", "target", "y", "category")
 IDX = re.compile(r"^(?P<part>.*?)[-_.]?(?P<role>images|labels)[-_.]idx\d[-_.]ubyte(\.gz)?$")
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GROUP = "group"
-LAYOUT = (
-    "Expected: FOLDER/cats/1.jpg, FOLDER/dogs/2.jpg, or FOLDER/train/cats/1.jpg and FOLDER/test/cats/2.jpg."
-)
+LAYOUT = "Expected: FOLDER/cats/1.jpg, FOLDER/dogs/2.jpg, or FOLDER/train/cats/1.jpg and FOLDER/test/cats/2.jpg."
 
 
 @source(
@@ -150,8 +148,7 @@ class Images(Source):
         if skipped:
             kinds = sorted({Path(name).suffix.lower() or Path(name).name for name in skipped})
             self._notes.append(
-                f"{len(skipped)} files are no pictures by their extension and are left out "
-                f"({shorten(kinds)})."
+                f"{len(skipped)} files are no pictures by their extension and are left out ({shorten(kinds)})."
             )
         return Columns({"image": paths, "label": labels})
 
@@ -159,8 +156,7 @@ class Images(Source):
         if "validation" in self._splits and "test" not in self._splits and "train" in self._splits:
             self._splits["test"] = self._splits.pop("validation")
             self._notes.append(
-                "There is no test part: the given validation part is the test, and a new one is cut "
-                "from train."
+                "There is no test part: the given validation part is the test, and a new one is cut from train."
             )
 
     # ------------------------------------------------------------ idx
@@ -172,8 +168,7 @@ class Images(Source):
             image, label = read_idx(image_file), read_idx(label_file)
             if len(image) != len(label):
                 raise DataError(
-                    f"{image_file} holds {len(image)} pictures, {label_file} {len(label)} labels. They "
-                    "must be as many."
+                    f"{image_file} holds {len(image)} pictures, {label_file} {len(label)} labels. They must be as many."
                 )
             images.append(image)
             labels.append(label)
@@ -182,8 +177,7 @@ class Images(Source):
             start += len(image)
         if len({image.shape[1:] for image in images}) > 1:
             raise DataError(
-                f"{self.path}: the parts hold pictures of different sizes: "
-                f"{[image.shape[1:] for image in images]}."
+                f"{self.path}: the parts hold pictures of different sizes: {[image.shape[1:] for image in images]}."
             )
         self._judge_by_validation()
         return Columns({"image": np.concatenate(images), "label": np.concatenate(labels).astype(np.int64)})
@@ -202,12 +196,9 @@ class Images(Source):
             tables.append(table)
         self._splits = {part: np.concatenate(index) for part, index in rows.items()}
         self._judge_by_validation()
-        names = [
-            name for name in tables[0].column_names if all(name in table.column_names for table in tables)
-        ]
+        names = [name for name in tables[0].column_names if all(name in table.column_names for table in tables)]
         columns = {
-            name: pa.chunked_array([chunk for table in tables for chunk in table.column(name).chunks])
-            for name in names
+            name: pa.chunked_array([chunk for table in tables for chunk in table.column(name).chunks]) for name in names
         }
         found = picture_columns(columns)
         if not found:
@@ -219,9 +210,7 @@ class Images(Source):
             self._image = "image"
         others = [name for name in columns if name not in (self._image, self._label)]
         if others and not self.options.input:
-            self._notes.append(
-                f"Not used as inputs: {shorten(others)} (data.input={self._image},{others[0]} would)."
-            )
+            self._notes.append(f"Not used as inputs: {shorten(others)} (data.input={self._image},{others[0]} would).")
         return Columns(columns)
 
     def _with_names(self, table: pa.Table, path: Path) -> pa.Table:
@@ -252,8 +241,7 @@ class Images(Source):
         found = [name for wanted in LABELS for name in names if name.lower() == wanted]
         if not found:
             raise DataError(
-                f"{self.path} has no column of labels by its name. Name it with --target: "
-                f"{shorten(list(names))}."
+                f"{self.path} has no column of labels by its name. Name it with --target: {shorten(list(names))}."
             )
         return found[0]
 
@@ -278,7 +266,7 @@ class Images(Source):
             raise DataError(
                 f"data.group = {path} needs a folder of files; {self.path} holds pictures without file names."
             )
-        table = Tables(path, DEFAULTS).columns()
+        table = Tables(path, DEFAULTS).raw()
         if len(table) < 2:
             raise DataError(
                 f"{path} has {len(table)} column; a column of file names and a column of groups are expected."
@@ -288,9 +276,7 @@ class Images(Source):
         of = {str(name): str(group) for name, group in zip(names, groups, strict=True) if group is not None}
         absent = [name for name in of if name not in set(relative)]
         if absent:
-            self._notes.append(
-                f"{len(absent)} files of {path.name} are not in the folder: {shorten(absent, 3)}."
-            )
+            self._notes.append(f"{len(absent)} files of {path.name} are not in the folder: {shorten(absent, 3)}.")
         alone = sum(name not in of for name in relative)
         if alone:
             self._notes.append(f"{alone} files are not in {path.name}; each is a group of its own.")
@@ -324,29 +310,20 @@ def _require_layout(path: Path, children: Sequence[Path]) -> None:
         )
     if tables:
         raise DataError(
-            f"{path} holds no pictures. It holds tables; name one: "
-            f"{shorten([str(path / name) for name in tables], 4)}."
+            f"{path} holds no pictures. It holds tables; name one: {shorten([str(path / name) for name in tables], 4)}."
         )
-    what = (
-        "is empty"
-        if not files
-        else f"holds no pictures (found: {shorten([entry.name for entry in files], 4)})"
-    )
+    what = "is empty" if not files else f"holds no pictures (found: {shorten([entry.name for entry in files], 4)})"
     raise DataError(f"The folder {path} {what}. {LAYOUT}")
 
 
 def _require_classes(folder: Path, names: set[str], learnt: bool) -> None:
     if not names:
-        raise DataError(
-            f"The folder {folder} holds no pictures ({', '.join(IMAGES)}) in its folders. {LAYOUT}"
-        )
+        raise DataError(f"The folder {folder} holds no pictures ({', '.join(IMAGES)}) in its folders. {LAYOUT}")
     if learnt and len(names) == 1:
         only = next(iter(names))
         inner = [child.name for child in subfolders(folder / only) if any(True for _ in _pictures(child, []))]
         hint = (
-            f" {folder / only} has folders of its own ({shorten(inner, 4)}): is that the one?"
-            if len(inner) > 1
-            else ""
+            f" {folder / only} has folders of its own ({shorten(inner, 4)}): is that the one?" if len(inner) > 1 else ""
         )
         raise DataError(
             f"The folder {folder} has one class folder only, '{only}', so there is nothing to tell "
@@ -366,9 +343,7 @@ def _require_known(path: Path, part: str, names: set[str], train: set[str]) -> N
 
 def subfolders(path: Path) -> list[Path]:
     """The visible folders in a folder, sorted by name."""
-    return sorted(
-        entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__"))
-    )
+    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
 
 
 def class_files(folder: Path, skipped: list[str]) -> Iterator[tuple[str, list[str]]]:
@@ -379,9 +354,7 @@ def class_files(folder: Path, skipped: list[str]) -> Iterator[tuple[str, list[st
         if entry.is_file() and not entry.name.startswith(".") and entry.suffix.lower() not in IMAGES
     ]
     loose = sorted(
-        e.name
-        for e in folder.iterdir()
-        if e.is_file() and not e.name.startswith(".") and e.suffix.lower() in IMAGES
+        e.name for e in folder.iterdir() if e.is_file() and not e.name.startswith(".") and e.suffix.lower() in IMAGES
     )
     children = subfolders(folder)
     if loose and children:
@@ -474,9 +447,7 @@ def idx_files(path: Path) -> dict[str, tuple[Path, Path]]:
             )
     pairs = {_idx_part(part): (roles["images"], roles["labels"]) for part, roles in found.items()}
     if len(pairs) < len(found):
-        raise DataError(
-            f"{path} holds several sets of idx files: {shorten(sorted(found))}. Name one by its beginning."
-        )
+        raise DataError(f"{path} holds several sets of idx files: {shorten(sorted(found))}. Name one by its beginning.")
     order = ("train", "validation", "test", "")
     return {part: pairs[part] for part in order if part in pairs}
 
@@ -504,9 +475,7 @@ def read_idx(path: Path) -> np.ndarray:
         kind, dimensions = np.dtype(IDX_TYPES[head[2]]), head[3]
         sizes = file.read(4 * dimensions)
         if len(sizes) < 4 * dimensions:
-            raise DataError(
-                f"{path} ends within its header; {dimensions} sizes are expected. Copy or fetch it again."
-            )
+            raise DataError(f"{path} ends within its header; {dimensions} sizes are expected. Copy or fetch it again.")
         shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
         expected = kind.itemsize
         for size in shape:
@@ -516,8 +485,7 @@ def read_idx(path: Path) -> np.ndarray:
     if len(data) != expected or rest:
         came = f"{len(data)}" if len(data) != expected else f"more than {expected}"
         raise DataError(
-            f"{path} holds {came} bytes of values; its header says {expected} for {shape}. Copy or fetch "
-            "it again."
+            f"{path} holds {came} bytes of values; its header says {expected} for {shape}. Copy or fetch it again."
         )
     return np.frombuffer(data, kind).reshape(shape).astype(kind.newbyteorder("="), copy=False)
 
@@ -555,9 +523,7 @@ def _holds_pictures(path: Path) -> bool:
         file = parquet.ParquetFile(path)
         kinds = {item.name: item.type for item in file.schema_arrow}
         held = [
-            n
-            for n, k in kinds.items()
-            if pa.types.is_binary(k) or pa.types.is_large_binary(k) or pa.types.is_struct(k)
+            n for n, k in kinds.items() if pa.types.is_binary(k) or pa.types.is_large_binary(k) or pa.types.is_struct(k)
         ]
         if not held or file.metadata.num_rows == 0:
             return False

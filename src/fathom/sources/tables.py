@@ -70,19 +70,20 @@ class Tables(Source):
     def columns(self) -> Columns:
         """All rows."""
         if self._columns is None:
-            table = self._read()
-            columns = Columns(
-                {name: table.column(i) for i, name in enumerate(table.column_names)}, table.num_rows
-            )
-            columns = self._with_paths(columns)
+            columns = self._with_paths(self.raw())
             self._columns = apply_reading(columns, self.reading, self.location, self._place)
         return self._columns
 
+    def raw(self) -> Columns:
+        """All rows, before names of files become paths."""
+        table = self._read()
+        return Columns(dict(zip(table.column_names, table.columns, strict=True)), table.num_rows)
+
     def schema(self) -> Schema:
         """The guessed kinds."""
+        columns = self.columns()
         if self._schema is None:
-            setting = Setting(self.location, self._place)
-            self._schema, self._guessed = guess(self.columns(), self.options, setting)
+            self._schema, self._guessed = guess(columns, self.options, Setting(self.location, self._place))
         return self._schema
 
     def notes(self) -> list[str]:
@@ -116,9 +117,7 @@ class Tables(Source):
             first = next((v for v in column.slice(0, 100).to_pylist() if v), "")
             if forced != "image" and not first.lower().endswith(IMAGES):
                 continue
-            changed[name] = pa.chunked_array(
-                [[_beside(folder, value) for value in column.to_pylist()]], pa.string()
-            )
+            changed[name] = pa.chunked_array([[_beside(folder, value) for value in column.to_pylist()]], pa.string())
             if not Path(_beside(folder, first) or "").is_file():
                 self.reading_notes.append(
                     f"'{name}' looks like names of picture files, but {_beside(folder, first)} is not there."
@@ -169,9 +168,7 @@ def require(columns: Mapping[str, Any], names: Sequence[str], where: str) -> Non
     guesses = [f"'{near}'" for name in missing[:3] if (near := nearest(name, columns)) is not None]
     hint = f" Nearest: {', '.join(dict.fromkeys(guesses))}." if guesses else ""
     what = f"column '{missing[0]}'" if len(missing) == 1 else f"columns {shorten(missing)}"
-    raise DataError(
-        f"{where} lacks the {what}, which the model reads.{hint} It has: {shorten(list(columns), 12)}."
-    )
+    raise DataError(f"{where} lacks the {what}, which the model reads.{hint} It has: {shorten(list(columns), 12)}.")
 
 
 def reading_of(
@@ -215,9 +212,7 @@ def _canonical(word: str) -> str | None:
     return str(int(number)) if number.is_integer() else str(number)
 
 
-def apply_reading(
-    columns: Columns, reading: Mapping[str, str], where: str, place: Callable[[int], str]
-) -> Columns:
+def apply_reading(columns: Columns, reading: Mapping[str, str], where: str, place: Callable[[int], str]) -> Columns:
     """Read text columns as numbers, or others as text, where `reading` says so.
 
     Raises:
@@ -235,9 +230,7 @@ def apply_reading(
     return Columns(changed, columns.rows)
 
 
-def _as_numbers(
-    column: pa.ChunkedArray, name: str, where: str, place: Callable[[int], str]
-) -> pa.ChunkedArray:
+def _as_numbers(column: pa.ChunkedArray, name: str, where: str, place: Callable[[int], str]) -> pa.ChunkedArray:
     if pa.types.is_null(column.type):
         return column.cast(pa.float64())
     if pa.types.is_boolean(column.type):
@@ -254,8 +247,7 @@ def _as_numbers(
         row, word = profile.odd or (0, "")
         at = f", {place(row)}" if place(row) else ""
         raise DataError(
-            f"{where}{at}: column '{name}' is read as numbers, but '{word}' came. Mend the value or "
-            "leave it empty."
+            f"{where}{at}: column '{name}' is read as numbers, but '{word}' came. Mend the value or leave it empty."
         )
     return pa.chunked_array([profile.convert(chunk) for chunk in text.chunks], profile.type)
 
@@ -277,13 +269,10 @@ def _record(item: Any, names: Sequence[str], where: str) -> Columns:
     elif isinstance(item, Sequence | np.ndarray) and not isinstance(item, str | bytes):
         values = list(item)
         if len(values) != len(names):
-            raise DataError(
-                f"{where} has {len(values)} values; the model reads {len(names)}: {shorten(names)}."
-            )
+            raise DataError(f"{where} has {len(values)} values; the model reads {len(names)}: {shorten(names)}.")
     else:
         raise DataError(
-            f"{where}: {type(item).__name__} is no row. Give a file, a dict of column to value, or a "
-            "list of values."
+            f"{where}: {type(item).__name__} is no row. Give a file, a dict of column to value, or a list of values."
         )
     plain = [value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value for value in values]
     try:
@@ -346,9 +335,7 @@ def _frame(value: Any) -> pa.Table:
             return pa.Table.from_pylist(value)
         return pa.RecordBatchReader.from_stream(value).read_all()
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise DataError(
-            f"The frame cannot be read: {error}. Give every column values of one type."
-        ) from error
+        raise DataError(f"The frame cannot be read: {error}. Give every column values of one type.") from error
 
 
 def tidy(table: pa.Table, where: str, notes: list[str]) -> pa.Table:
@@ -359,9 +346,7 @@ def tidy(table: pa.Table, where: str, notes: list[str]) -> pa.Table:
     """
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
-        raise DataError(
-            f"{where} names {shorten(twice)} more than once. Every column needs a name of its own."
-        )
+        raise DataError(f"{where} names {shorten(twice)} more than once. Every column needs a name of its own.")
     index = [name for name in table.column_names if name.startswith("__index_level_")]
     if index:
         table = table.drop_columns(index)
@@ -430,19 +415,11 @@ def _explain_lines(path: Path) -> None:
         try:
             record = json.loads(line)
         except ValueError as error:
-            raise DataError(
-                f"{path}, line {number}: this is no JSON ({error}). Each line holds one object."
-            ) from error
+            raise DataError(f"{path}, line {number}: this is no JSON ({error}). Each line holds one object.") from error
         if not isinstance(record, dict):
-            raise DataError(
-                f"{path}, line {number}: a {type(record).__name__} came; each line holds one object."
-            )
+            raise DataError(f"{path}, line {number}: a {type(record).__name__} came; each line holds one object.")
         for name, value in record.items():
-            kind = (
-                "number"
-                if isinstance(value, int | float) and not isinstance(value, bool)
-                else type(value).__name__
-            )
+            kind = "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
             before = kinds.setdefault(name, (kind, number)) if value is not None else (kind, number)
             if before[0] != kind:
                 raise DataError(
@@ -483,9 +460,7 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
         kind = kind.value_type
     if pa.types.is_decimal(kind):
         return pa.float64()
-    return {pa.large_string(): pa.string(), pa.string_view(): pa.string(), pa.float16(): pa.float32()}.get(
-        kind, kind
-    )
+    return {pa.large_string(): pa.string(), pa.string_view(): pa.string(), pa.float16(): pa.float32()}.get(kind, kind)
 
 
 def tidy_chunk(chunk: pa.Array, kind: pa.DataType) -> pa.Array:

@@ -1,8 +1,8 @@
 """What every verb needs put together: source, prepared rows, plan, networks, algorithm.
 
-    open_task(data, tree)    read, divide, fit, encode, choose          -> Task
-    build(task)              one network a role, the algorithm, a clock -> Assembly
-    measure(task)            threads and seconds a step, by a short trial on copies
+open_task(data, tree)    read, divide, fit, encode, choose          -> Task
+build(task)              one network a role, the algorithm, a clock -> Assembly
+measure(task)            threads and seconds a step, by a short trial on copies
 """
 
 from __future__ import annotations
@@ -73,7 +73,11 @@ class Assembly:
 
 
 def open_task(
-    data: Any, tree: Mapping[str, Any], module: nn.Module | None = None, losses: Any = None, divide: Divide | None = None
+    data: Any,
+    tree: Mapping[str, Any],
+    module: nn.Module | None = None,
+    losses: Any = None,
+    divide: Divide | None = None,
 ) -> Task:
     """From what the user said to a task.
 
@@ -88,7 +92,14 @@ def open_task(
         FathomError: the recipe, the data or the combination is wrong.
     """
     if module is not None:
-        tree = merge(tree, {"network.name": OWN, "network.class": type(module).__name__, "network.fingerprint": own.fingerprint(module)})
+        tree = merge(
+            tree,
+            {
+                "network.name": OWN,
+                "network.class": type(module).__name__,
+                "network.fingerprint": own.fingerprint(module),
+            },
+        )
     asked = Recipe.parse(tree)
     source = open_source(data, asked.data)
     prepared = prepare(source, asked.data, asked.training.seed, divide)
@@ -126,7 +137,9 @@ def _losses(losses: Any, schema: Schema) -> dict[str, Loss]:
         return dict.fromkeys(schema.targets, losses)
     unknown = set(losses) - set(schema.targets)
     if unknown:
-        raise FathomError(f"A loss is given for '{min(unknown)}', which is no target. Targets: {', '.join(schema.targets)}.")
+        raise FathomError(
+            f"A loss is given for '{min(unknown)}', which is no target. Targets: {', '.join(schema.targets)}."
+        )
     return dict(losses)
 
 
@@ -152,7 +165,8 @@ def build(task: Task, device: Device) -> Assembly:
 
 def to_memory_format(model: Model) -> Model:
     """Filters in channels-last memory, which convolutions are fastest on."""
-    return model.to(memory_format=torch.channels_last) if any(p.ndim == 4 for p in model.parameters()) else model
+    filters = any(parameter.ndim == 4 for parameter in model.parameters())
+    return model.to(memory_format=torch.channels_last) if filters else model  # type: ignore[call-overload]
 
 
 def network(task: Task, schema: Schema, role: str) -> nn.Module:
@@ -161,7 +175,9 @@ def network(task: Task, schema: Schema, role: str) -> nn.Module:
     name = table.pop("name")
     if name == OWN:
         if task.module is None:
-            raise FathomError("This recipe was made for your own module; call fathom.fit(..., network=module) from Python.")
+            raise FathomError(
+                "This recipe was made for your own module; call fathom.fit(..., network=module) from Python."
+            )
         return own.adopt(copy.deepcopy(task.module), schema, samples(task.prepared, schema))
     made: nn.Module = networks[name].build(schema, role, **table)
     return made
@@ -227,7 +243,7 @@ def measure(task: Task, device: Device, seconds: float = 0.6) -> Measured:
 
 def _seconds_a_step(assembly: Assembly, batches: Any, threads: int, device: Device, budget: float) -> float:
     """The median of a few steps, after two that warm up."""
-    times = []
+    times: list[float] = []
     with devices.threads(threads), device.autocast():
         begin = time.perf_counter()
         while len(times) < 4 or (time.perf_counter() - begin < budget and len(times) < 40):

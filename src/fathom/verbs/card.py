@@ -13,12 +13,30 @@ def model_card(name: str, results: Mapping[str, Any]) -> str:
         name: of the run.
         results: the content of results.json.
     """
-    lines = ["---", "library_name: fathom", f"pipeline_tag: {results['task'].replace(' ', '-')}", "---", "", f"# {name}", ""]
-    lines += [f"A network for {results['task']}, trained by Fathom: {results['network']['name']}, {results['parameters']:,} parameters.", ""]
+    lines = [
+        "---",
+        "library_name: fathom",
+        f"pipeline_tag: {results['task'].replace(' ', '-')}",
+        "---",
+        "",
+        f"# {name}",
+        "",
+    ]
+    lines += [
+        f"A network for {results['task']}, trained by Fathom: "
+        f"{results['network']['name']}, {results['parameters']:,} parameters.",
+        "",
+    ]
     lines += [results["verdict"], "", "| metric on the test rows | value | 95 % interval |", "|---|---|---|"]
     for metric, estimate in results["test"].items():
-        lines.append(f"| {metric.replace('_', ' ')} | {estimate['value']:.4g} | {estimate['low']:.4g} to {estimate['high']:.4g} |")
+        lines.append(
+            f"| {metric.replace('_', ' ')} | {estimate['value']:.4g} | {estimate['low']:.4g} to {estimate['high']:.4g} |"
+        )
     rows = ", ".join(f"{count:,} {part}" for part, count in results["splits"].items())
     lines += ["", f"Rows: {rows}. Weights: {results['kept']}.", ""]
-    lines += ["These figures hold for rows like those it was judged on. On others they must be measured again", f"(`fathom evaluate {name} DATA`).", ""]
+    lines += [
+        "These figures hold for rows like those it was judged on. On others they must be measured again",
+        f"(`fathom evaluate {name} DATA`).",
+        "",
+    ]
     return "\n".join(lines)

@@ -10,7 +10,6 @@ import torch
 
 from fathom.analysis import evaluate as evaluation
 from fathom.analysis.baseline import baselines
-
 from fathom.core.errors import DataError, FathomError, RunError
 from fathom.core.prepare import Prepared, describe_row, encode
 from fathom.core.recipe import Data
@@ -34,7 +33,9 @@ def evaluate(run: Run | str | Path, data: Any = None) -> dict[str, Any]:
     if data is None:
         prepared = _original(run)
         if prepared is None:
-            raise FathomError(f"{run.path} was trained on data in memory or data that have moved; name the data to judge it on.")
+            raise FathomError(
+                f"{run.path} was trained on data in memory or data that have moved; name the data to judge it on."
+            )
         return judge(prepared, run.predictor, run.recipe.training.seed)
     return _other(run, data)
 
@@ -57,7 +58,9 @@ def _other(run: Run, data: Any) -> dict[str, Any]:
     needed = [name for item in schema.fields().values() for name in item.columns]
     missing = [name for name in needed if name not in columns]
     if missing:
-        raise DataError(f"{data} has no column '{missing[0]}', which the run needs. It has: {', '.join(list(columns)[:12])}.")
+        raise DataError(
+            f"{data} has no column '{missing[0]}', which the run needs. It has: {', '.join(list(columns)[:12])}."
+        )
     rows, faults = encode(schema, columns)
     if faults:
         first = min(faults)
@@ -69,10 +72,18 @@ def _other(run: Run, data: Any) -> dict[str, Any]:
     original = _original(run)
     train = original.sets["train"] if original is not None and _same(original, run) else None
     seed = run.recipe.training.seed
-    fitted, notes = baselines(schema, train, test, seed) if train is not None else ({}, ["The training rows are gone, so there is no baseline."])
+    fitted, notes = (
+        baselines(schema, train, test, seed)
+        if train is not None
+        else ({}, ["The training rows are gone, so there is no baseline."])
+    )
     shares = evaluation.class_shares(train if train is not None else test, schema)
     results = evaluation.results(outputs, fitted, test, schema, seed, evaluation.primary(schema, shares))
-    results["evaluation_notes"] = [*results.pop("notes"), *notes, *([f"{len(faults)} rows are left out: {told}"] if faults else [])]
+    results["evaluation_notes"] = [
+        *results.pop("notes"),
+        *notes,
+        *([f"{len(faults)} rows are left out: {told}"] if faults else []),
+    ]
     results["rows"] = len(test)
     return results
 
@@ -85,6 +96,3 @@ def _same(prepared: Prepared, run: Run) -> bool:
         return bool(read_json(run.folder.file("environment.json")).get("data") == prepared.fingerprint)
     except RunError:
         return False
-
-
-

@@ -1,14 +1,15 @@
 """`fathom fit`: infer the task, plan, train, evaluate, write the run folder.
 
-    fit(data, ...)          a new run
-    fit(resume=run)         go on with one that was stopped
+fit(data, ...)          a new run
+fit(resume=run)         go on with one that was stopped
 
-    open_task ─▶ measure ─▶ build ─▶ train ─▶ judge ─▶ bundle, results, report
+open_task ─▶ measure ─▶ build ─▶ train ─▶ judge ─▶ bundle, results, report
 """
 
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -114,7 +115,8 @@ class Session:
 
 
 def _absolute(location: str) -> str:
-    """A path that holds from anywhere; names of built-in sets stay as they are."""
+    """A path that holds from anywhere, `$NAME` and `~` filled in; names of built-in sets stay as they are."""
+    location = os.path.expandvars(os.path.expanduser(location))
     return str(Path(location).resolve()) if Path(location).exists() else location
 
 
@@ -149,7 +151,12 @@ def _measured(task: Task, device: Device, tell: Tell) -> Task:
 
 def _write_start(folder: RunFolder, task: Task) -> None:
     """What is true from the start; recipe.toml last, since it makes the folder a run."""
-    about = {**devices.machine(), "data": task.prepared.fingerprint, "fathom": _version(), "began": time.strftime("%Y-%m-%d %H:%M:%S")}
+    about = {
+        **devices.machine(),
+        "data": task.prepared.fingerprint,
+        "fathom": _version(),
+        "began": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
     write_atomic(folder.file("environment.json"), sealed_json(about))
     write_atomic(folder.file("schema.json"), sealed_json(task.schema.to_json()))
     write_atomic(folder.file("recipe.toml"), task.recipe.toml().encode())
@@ -186,7 +193,13 @@ def describe(task: Task) -> list[str]:
 
 
 def _train(
-    folder: RunFolder, task: Task, data: Any, tree: Mapping[str, Any], device: Device, session: Session, prepared_seconds: float
+    folder: RunFolder,
+    task: Task,
+    data: Any,
+    tree: Mapping[str, Any],
+    device: Device,
+    session: Session,
+    prepared_seconds: float,
 ) -> Run:
     """Train one member, or all; then aggregate."""
     training = task.recipe.training
@@ -211,7 +224,13 @@ def _train(
 
 
 def _member(
-    task: Task, data: Any, tree: Mapping[str, Any], changes: Mapping[str, Any], divide: Divide | None, session: Session, device: Device
+    task: Task,
+    data: Any,
+    tree: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    divide: Divide | None,
+    session: Session,
+    device: Device,
 ) -> Task:
     """The task of one member: another seed over the same rows, or the same seed over another fold."""
     if divide is None:
@@ -241,7 +260,9 @@ def train_one(folder: RunFolder, task: Task, device: Device, session: Session, p
 
 def _named(watchers: Mapping[str, Any]) -> dict[str, Any]:
     """The watchers whose state must survive."""
-    return {name: watcher for name, watcher in watchers.items() if name not in ("checkpoint", "progress", "tensorboard")}
+    return {
+        name: watcher for name, watcher in watchers.items() if name not in ("checkpoint", "progress", "tensorboard")
+    }
 
 
 def _watchers(
@@ -260,7 +281,9 @@ def _watchers(
 
     def weights() -> dict[str, Tensor]:
         with optimizer.averaged():
-            return {f"{r}/{n}": t.detach().clone() for r, m in assembly.models.items() for n, t in m.state_dict().items()}
+            return {
+                f"{r}/{n}": t.detach().clone() for r, m in assembly.models.items() for n, t in m.state_dict().items()
+            }
 
     history = callbacks.History(every, validate, lambda: optimizer.learning_rate, folder.file("metrics.jsonl"))
     _check_monitor(training.monitor, algorithm.predictor(), task)
@@ -274,9 +297,14 @@ def _watchers(
     watchers["tensorboard"] = callbacks.TensorBoard(history, folder.file("tensorboard"))
     if session.progress is not None:
         shown = next((n for n in ("accuracy", "r2", "f1") if n in _names(task.schema)), training.monitor)
-        watchers["progress"] = callbacks.Progress(history, shown, math.ceil(training.planned_steps() / every), session.progress)
+        watchers["progress"] = callbacks.Progress(
+            history, shown, math.ceil(training.planned_steps() / every), session.progress
+        )
     checkpoint = callbacks.Checkpoint(
-        folder.checkpoints, lambda: state_of(algorithm, assembly.clock, _named(watchers)), training.checkpoint_seconds, history
+        folder.checkpoints,
+        lambda: state_of(algorithm, assembly.clock, _named(watchers)),
+        training.checkpoint_seconds,
+        history,
     )
     watchers["checkpoint"] = checkpoint
     stack = ExitStack()
@@ -300,7 +328,9 @@ def validation(predictor: Predictor, data: TensorSet, schema: Schema) -> dict[st
         compared = target.scale(truth) if target.kind == "number" else truth  # type: ignore[attr-defined]
         loss = next(iter(target.losses.values()))(outputs[name], compared)
         measured["loss"] += float(loss.mean())
-        measured.update({prefix + metric: float(value) for metric, value in target.metrics(outputs[name], truth).items()})
+        measured.update(
+            {prefix + metric: float(value) for metric, value in target.metrics(outputs[name], truth).items()}
+        )
     return measured
 
 
@@ -332,7 +362,12 @@ def _keep(task: Task, assembly: Assembly, watchers: Mapping[str, Any]) -> str:
 
 
 def _finish(
-    folder: RunFolder, task: Task, assembly: Assembly, watchers: Mapping[str, Any], kept: str, prepared_seconds: float
+    folder: RunFolder,
+    task: Task,
+    assembly: Assembly,
+    watchers: Mapping[str, Any],
+    kept: str,
+    prepared_seconds: float,
 ) -> None:
     for model in assembly.models.values():
         model.eval()
@@ -348,7 +383,7 @@ def _finish(
         "seconds": {"prepare": prepared_seconds, "train": assembly.clock.seconds, "evaluate": evaluated},
         "parameters": plan.parameters(assembly.models),
         "network": {
-            "name": task.choice.network, "reason": task.choice.reason, "rivals": task.choice.rivals,
+            "name": task.choice.network, "reason": task.choice.reason, "paper": task.choice.paper, "rivals": task.choice.rivals,
             "layers": plan.layer_table(next(iter(assembly.models.values())), two_rows(task.prepared)),
         },
         "notes": task.prepared.notes,
@@ -381,11 +416,15 @@ def _resume(resume: Run | str | Path, data: Any, changes: Mapping[str, Any], ses
     tree = Recipe.read(folder.file("recipe.toml"))
     foreign = [key for key in changes if key not in BUDGETS and key not in ("training.device", "training.threads")]
     if foreign:
-        raise FathomError(f"'{foreign[0]}' cannot change in a run that has begun; start a new one: fathom fit {folder.file('recipe.toml')} ...")
+        raise FathomError(
+            f"'{foreign[0]}' cannot change in a run that has begun; start a new one: fathom fit {folder.file('recipe.toml')} ..."
+        )
     tree = merge(tree, changes)
     data = data if data is not None else tree.get("data", {}).get("location")
     if data is None:
-        raise FathomError(f"{folder.path} was trained on data in memory; give them again: fathom.fit(data, resume={str(folder.path)!r})")
+        raise FathomError(
+            f"{folder.path} was trained on data in memory; give them again: fathom.fit(data, resume={str(folder.path)!r})"
+        )
     if folder.file("results.json").exists() and not changes:
         session.tell(f"{folder.path} is finished; give more --epochs to go on.")
         return Run(folder)
@@ -393,7 +432,9 @@ def _resume(resume: Run | str | Path, data: Any, changes: Mapping[str, Any], ses
     device = Device.choose(Recipe.parse(tree).training.device)
     task = open_task(data, tree, session.module, session.loss)
     if read_json(folder.file("environment.json"))["data"] != task.prepared.fingerprint:
-        raise RunError(f"The data of {folder.path} have changed since the run began; a resume would mix two data sets. Start a new run.")
+        raise RunError(
+            f"The data of {folder.path} have changed since the run began; a resume would mix two data sets. Start a new run."
+        )
     task = _measured(task, device, session.tell)
     if changes:
         write_atomic(folder.file("recipe.toml"), task.recipe.toml().encode())

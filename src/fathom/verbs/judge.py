@@ -55,7 +55,13 @@ def show(mistake: dict[str, Any], row: int, columns: Columns, schema: Schema, te
 
 def plain(value: Any) -> Any:
     """A value that JSON can hold."""
-    return value if isinstance(value, str | int | bool | type(None)) else round(value, 6) if isinstance(value, float) and np.isfinite(value) else str(value)
+    return (
+        value
+        if isinstance(value, str | int | bool | type(None))
+        else round(value, 6)
+        if isinstance(value, float) and np.isfinite(value)
+        else str(value)
+    )
 
 
 def thumbnail(pixels: np.ndarray) -> str:
@@ -65,7 +71,11 @@ def thumbnail(pixels: np.ndarray) -> str:
     values = pixels.astype(np.float32)
     if pixels.dtype != np.uint8:
         values = (values - values.min()) / max(float(np.ptp(values)), 1e-9) * 255
-    picture = Image.fromarray(values.clip(0, 255).astype(np.uint8).squeeze(0) if len(values) == 1 else values.astype(np.uint8).transpose(1, 2, 0))
+    picture = Image.fromarray(
+        values.clip(0, 255).astype(np.uint8).squeeze(0)
+        if len(values) == 1
+        else values.astype(np.uint8).transpose(1, 2, 0)
+    )
     picture.thumbnail((PICTURE, PICTURE))
     file = io.BytesIO()
     picture.save(file, "PNG", optimize=True)

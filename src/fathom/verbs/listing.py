@@ -26,7 +26,11 @@ def listing(kind: str = "networks") -> list[dict[str, Any]]:
         {
             "name": entry.name,
             "summary": entry.summary,
-            **{key: value for key, value in entry.about.items() if isinstance(value, str | int | tuple) or value is None},
+            **{
+                key: value
+                for key, value in entry.about.items()
+                if isinstance(value, str | int | tuple) or value is None
+            },
             "hyperparameters": [
                 {"name": name, "default": knob.default, "search": knob.search, "help": knob.help}
                 for name, knob in entry.hyperparameters.items()

@@ -40,10 +40,30 @@ def division(count: int, fold: int, seed: int) -> Divide:
     def divide(unit: np.ndarray, strata: np.ndarray | None) -> dict[str, Index]:
         held = split.folds(unit, count, seed, strata)[fold]
         rest = np.setdiff1d(np.arange(len(unit)), held)
-        inner = split.divide(unit[rest], {"validation": split.VALIDATION}, seed, None if strata is None else strata[rest])
+        inner = split.divide(
+            unit[rest], {"validation": split.VALIDATION}, seed, None if strata is None else strata[rest]
+        )
         return {"train": rest[inner["train"]], "validation": rest[inner["validation"]], "test": held}
 
     return divide
+
+
+Bounds = Mapping[str, tuple[float, float]]
+SHARES = (
+    "accuracy",
+    "balanced_accuracy",
+    "precision",
+    "recall",
+    "specificity",
+    "f1",
+    "auroc",
+    "auprc",
+    "ece",
+    "exact_match",
+)
+BOUNDS: Bounds = {**dict.fromkeys(SHARES, (0.0, 1.0)), "r2": (-math.inf, 1.0)} | dict.fromkeys(
+    ("log_loss", "brier", "mse", "rmse", "mae"), (0.0, math.inf)
+)
 
 
 def aggregate(folder: RunFolder, members: Sequence[RunFolder], training: Training) -> None:
@@ -55,9 +75,9 @@ def aggregate(folder: RunFolder, members: Sequence[RunFolder], training: Trainin
     results = {
         **chosen,
         "seed": training.seed,
-        "test": _mean([table["test"] for table in tables], folds),
-        "baseline": _mean_each([table["baseline"] for table in tables], folds),
-        "difference": _mean_each([table["difference"] for table in tables], folds),
+        "test": _mean([table["test"] for table in tables], folds, BOUNDS),
+        "baseline": _mean_each([table["baseline"] for table in tables], folds, BOUNDS),
+        "difference": _mean_each([table["difference"] for table in tables], folds, {}),
         "members": [{"name": m.name, "test": t["test"]} for m, t in zip(members, tables, strict=True)],
         "seconds": {key: sum(table["seconds"][key] for table in tables) for key in chosen["seconds"]},
         "kept": f"member {members[best].name}, {chosen['kept']}",
@@ -89,12 +109,12 @@ def _best(members: Sequence[RunFolder], monitor: str) -> int:
     return place
 
 
-def _mean_each(tables: Sequence[Mapping[str, Any]], folds: bool) -> dict[str, Any]:
+def _mean_each(tables: Sequence[Mapping[str, Any]], folds: bool, bounds: Bounds) -> dict[str, Any]:
     names = [name for name in tables[0] if all(name in table for table in tables)]
-    return {name: _mean([table[name] for table in tables], folds) for name in names}
+    return {name: _mean([table[name] for table in tables], folds, bounds) for name in names}
 
 
-def _mean(tables: Sequence[Mapping[str, Any]], folds: bool) -> dict[str, Any]:
+def _mean(tables: Sequence[Mapping[str, Any]], folds: bool, bounds: Bounds) -> dict[str, Any]:
     """The mean of each metric over members, with its interval."""
     count = len(tables)
     means = {}
@@ -103,5 +123,7 @@ def _mean(tables: Sequence[Mapping[str, Any]], folds: bool) -> dict[str, Any]:
         within = fmean(((table[name]["high"] - table[name]["low"]) / 3.92) ** 2 for table in tables)
         between = variance(values) if count > 1 else 0.0
         half = 1.96 * math.sqrt(between / count + within / (count if folds else 1))
-        means[name] = {"value": fmean(values), "low": fmean(values) - half, "high": fmean(values) + half}
+        bottom, top = bounds.get(name.rpartition(".")[2], (-math.inf, math.inf))
+        low, high = max(bottom, fmean(values) - half), min(top, fmean(values) + half)
+        means[name] = {"value": fmean(values), "low": low, "high": high}
     return means

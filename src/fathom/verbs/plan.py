@@ -14,7 +14,9 @@ from fathom.verbs.assemble import build, measure, open_task, two_rows
 from fathom.verbs.fit import describe, request
 
 
-def plan(data: Any = None, *, network: str | nn.Module | None = None, recipe: Any = None, **flags: Any) -> dict[str, Any]:
+def plan(
+    data: Any = None, *, network: str | nn.Module | None = None, recipe: Any = None, **flags: Any
+) -> dict[str, Any]:
     """What `fit` would do, and what it would cost.
 
     Args:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fathom.core.contract import Schema
 from fathom.core.errors import DataError
 from fathom.core.prepare import encode
 from fathom.core.run import write_atomic
-from fathom.core.contract import Schema
 from fathom.sources import read_inputs
 from fathom.verbs.result import Run, load
 
@@ -40,7 +40,10 @@ def predict(run: Run | str | Path, *inputs: Any) -> list[dict[str, Any]]:
     rows, faults = encode(schema, columns)
     if faults:
         row = min(faults)
-        raise DataError(f"{names[row]} cannot be answered: {faults[row]}." + (f" {len(faults) - 1} more." if len(faults) > 1 else ""))
+        raise DataError(
+            f"{names[row]} cannot be answered: {faults[row]}."
+            + (f" {len(faults) - 1} more." if len(faults) > 1 else "")
+        )
     outputs = run.predictor.outputs(rows)
     decoded = {name: target.decode(outputs[name]) for name, target in run.schema.targets.items()}
     if len(decoded) == 1:

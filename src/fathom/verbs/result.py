@@ -111,7 +111,9 @@ class Run:
             rows.append(f"<tr><th style='text-align:left'>{html.escape(name)}</th>{cells}</tr>")
         head = "".join(f"<th>{html.escape(metric.replace('_', ' '))}</th>" for metric in list(self.metrics["test"])[:4])
         told = html.escape(self.results["verdict"])
-        return f"<p><b>{html.escape(str(self.path))}</b>: {told}</p><table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+        return (
+            f"<p><b>{html.escape(str(self.path))}</b>: {told}</p><table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+        )
 
 
 def adopt(module: nn.Module, schema: Schema) -> nn.Module:
@@ -131,4 +133,8 @@ def load(run: str | Path | Run, module: nn.Module | None = None) -> Run:
     Raises:
         RunError: there is no such run, or a file of it is damaged.
     """
-    return run if isinstance(run, Run) and module is None else Run(run.folder if isinstance(run, Run) else RunFolder.open(run), module)
+    return (
+        run
+        if isinstance(run, Run) and module is None
+        else Run(run.folder if isinstance(run, Run) else RunFolder.open(run), module)
+    )
