@@ -95,7 +95,7 @@ def test_the_loop_is_short_and_names_nobody() -> None:
     words |= {node.attr for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Attribute)}
     words |= {str(node.value) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)}
     named = {name for registry in (algorithms, networks, sources, fields) for name in registry.names()}
-    assert not {word.lower() for word in words} & named
+    assert {word.lower() for word in words} & named == set()
 
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "runpy"}
@@ -133,7 +133,7 @@ def test_nothing_that_is_loaded_can_run(file: str) -> None:
      "torch.jit.load(p)", "np.load(p, allow_pickle=flag)", "import yaml"],
 )  # fmt: skip
 def test_the_scan_finds_what_it_looks_for(text: str) -> None:
-    assert len(list(executes(ast.parse(text)))) == 1
+    assert list(executes(ast.parse(text)))
 
 
 def test_backward_is_called_in_one_place() -> None:

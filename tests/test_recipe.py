@@ -83,13 +83,13 @@ def test_the_file_is_named_where_there_is_one() -> None:
     dropout=st.floats(0, 0.9),
     hidden=st.lists(st.integers(1, 99), max_size=3),
     shift=st.integers(0, 9),
-    size=st.none() | st.integers(8, 64),
+    image=st.fixed_dictionaries({}, optional={"image": st.just({"size": 32, "channels": 3})}),
 )
 def test_parse_reads_what_tables_and_toml_write(
-    epochs: Any, optimizer: str, rate: Any, target: Any, types: Any, dropout: float, hidden: Any, shift: int, size: Any
+    epochs: Any, optimizer: str, rate: Any, target: Any, types: Any, dropout: float, hidden: Any, shift: int, image: Any
 ) -> None:
     tree = {
-        "data": {"target": target, "types": types, "validation": 0.2, "test": "held out/", "image": {"size": size}},
+        "data": {"target": target, "types": types, "validation": 0.2, "test": "held out/", **image},
         "network": {"name": "mlp", "hidden": hidden, "dropout": dropout},
         "training": {"epochs": epochs, "optimizer": optimizer, "learning_rate": rate, "algorithm": "supervised"},
         "augment": {"shift": shift},
@@ -196,3 +196,9 @@ def test_flags() -> None:
 def test_a_key_given_twice_is_refused() -> None:
     with pytest.raises(FathomError, match=r"'training\.epochs' is given twice, as 'epochs' and 'training\.epochs'"):
         flag_changes({"epochs": 5, "training.epochs": 6})
+    assert flag_changes({"epochs": None, "training.epochs": 6}) == {"training.epochs": 6}
+
+
+def test_two_budgets_at_once_are_refused() -> None:
+    with pytest.raises(FathomError, match="'epochs' and 'minutes' both say how long to train"):
+        flag_changes({"epochs": 5, "minutes": 1})

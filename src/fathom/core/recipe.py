@@ -17,6 +17,8 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import date
+from datetime import time as clock_time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -155,6 +157,9 @@ class Recipe(Section):
         stages = [
             _section(StageTable, t, f"stage[{i}]", faults) for i, t in enumerate(_tables(tree.pop("stage", []), faults))
         ]
+        if training and name is None and (named := [key for key in tree if key in registry.algorithms]):
+            name = named[0]  # its own table names it
+            training = training.model_copy(update={"algorithm": training.algorithm or name})
         algorithm = _algorithm(tree, name, faults)
         known = ["data", "network", "training", "augment", "stage", *registry.algorithms.names()]
         faults += [unknown("section", key, known) for key in tree]
@@ -345,9 +350,13 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise FathomError(f"'{text}' is not understood; write section.key=value, as in training.epochs=5.")
     for candidate in (raw, f"[{raw}]") if "," in raw and not raw.startswith("[") else (raw,):
         try:
-            return key.strip(), tomllib.loads(f"value = {candidate}")["value"]
+            tables = tomllib.loads(f"value = {candidate}")
         except tomllib.TOMLDecodeError:
             continue
+        # A number ends where a comment or a line begins, and a date is a type of its own; here all of it is text.
+        whole = isinstance(tables["value"], str | list | dict) or not {"#", "\n"} & set(candidate)
+        if whole and not isinstance(tables["value"], date | clock_time):
+            return key.strip(), tables["value"]
     return key.strip(), [word.strip() for word in raw.split(",")] if "," in raw else raw.strip()
 
 
@@ -355,20 +364,26 @@ def flag_changes(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Short names -> dotted keys; what is None was not given.
 
     Raises:
-        FathomError: a name is not a flag; dotted names pass as they are.
+        FathomError: a name is not a flag (dotted names pass as they are), a key is given twice, or two budgets are.
     """
-    changes = {}
+    changes: dict[str, Any] = {}
+    names: dict[str, str] = {}
     for name, value in flags.items():
         if value is None:
             continue
-        if "." in name:
-            changes[name] = value
-        elif name in FLAGS:
-            changes[FLAGS[name].key] = value
+        key = FLAGS[name].key if name in FLAGS else name
+        if key in names:
+            raise FathomError(f"'{key}' is given twice, as '{names[key]}' and '{name}'; leave one out.")
+        names[key] = name
+        if "." in key:
+            changes[key] = value
         else:
             guess = difflib.get_close_matches(name, FLAGS, n=1)
             hint = f" Did you mean '{guess[0]}'?" if guess else ""
             raise FathomError(
                 f"fit has no argument '{name}'.{hint} Known: {', '.join(FLAGS)}, or a key as 'network.dropout'."
             )
+    budgets = [names[key] for key in BUDGETS if key in names]
+    if len(budgets) > 1:
+        raise FathomError(f"'{budgets[0]}' and '{budgets[1]}' both say how long to train; leave one out.")
     return {key: os.fspath(v) if isinstance(v, os.PathLike) else v for key, v in changes.items()}
