@@ -267,16 +267,16 @@ CASES: dict[str, tuple[Callable[[Place], Words], tuple[str, ...]]] = {
     "class in test only": (strange_test_class, ("'dgs'", "dogs")),
     # tables
     "ragged rows": (csv("a,b,label\n" + "\n".join(ENDS) + "\n"), ("line 26", "3")),
-    "bad encoding": (csv(b"\xff\xfea\x00,\x00b\x00\n\x00\xd8\x01"), ("UTF-16", "Save")),
-    "duplicate header": (csv("a,a,label\n1,2,yes\n2,3,no\n"), ("'a'", "more than once")),
+    "bad encoding": (csv(rows("é,2,yes", "4,5,no").encode() + b"\xff,3,no\n"), ("0xff", "line 4", "UTF-8")),
+    "damaged UTF-16": (csv(rows("1,2,yes").encode("utf-16") + b"\x00\xd8\x0a\x00"), ("UTF-16", "line 3", "UTF-8")),
+    "duplicate header": (csv("a,a,label\n1,2,yes\n2,3,no\n"), ("'a' (2 times)", "line 1")),
     "NUL bytes": (csv(b"a,b,label\n1,2,yes\n3,\x00,no\n"), ("NUL", "line 3")),
-    "10^5 columns": (wide, ("w.csv", "100,000", "line 3")),
+    "10^5 columns": (wide, ("w.csv", "line 3", "100001", "100000")),
     "empty table": (csv(""), ("is empty", "header")),
     "header only": (csv("a,b,label\n"), ("no rows",)),
     "open quote": (csv('a,b,label\n1,2,yes\n3,"4,no\n5,6,yes\n'), ("quote", "line 3")),
     "unknown target": (good("--target", "lable"), ("'lable'", "'label'", "t.csv")),
     "constant target": (csv(rows(*SAME)), ("'label'", "'yes' in every row", "--target")),
-    "one-row class": (csv(rows(*SAME, "5,6,no")), ("'label'", "no", "1 row")),
     "target without a value": (csv("a,b,label\n" + "1,2,\n3,4,\n5,6,\n"), ("'label'", "no value")),
     "mixed types": (csv(rows(*many(), "oops,3,no")), ("line 26", "'a'", "'oops'", "data.types.a")),
     "infinite number": (csv(rows(*many(), "1e999,3,no")), ("line 26", "'a'", "infinite")),
@@ -293,7 +293,7 @@ CASES: dict[str, tuple[Callable[[Place], Words], tuple[str, ...]]] = {
     # words on the command line
     "misspelt verb": (lambda place: ["fitt", "digits"], ("fitt", "fit")),
     "misspelt flag": (good("--epoch", "3"), ("--epoch", "--epochs")),
-    "flag of another type": (good("--seed", "abc"), ("--seed", "abc", "integer")),
+    "flag of another type": (good("--seed", "abc"), ("--seed", "integer", "fathom fit --help")),
     "misspelt key": (good("network.droput=0.5", "--network", "mlp"), ("network.droput", "'network.dropout'")),
     "misspelt key, network guessed": (good("network.droput=0.5"), ("network.droput", "network.dropout")),
     "misspelt section": (good("trainin.epochs=1"), ("'trainin'", "'training'")),
@@ -307,7 +307,7 @@ CASES: dict[str, tuple[Callable[[Place], Words], tuple[str, ...]]] = {
     "negative budget": (good("--epochs", "-1"), ("training.epochs = -1", "greater than 0")),
     "augmentation too strong": (lambda place: ["fit", str(photos(place / "p")), "augment.flip=7"], ("augment.flip = 7", "from 0")),
     "word that is no key": (good("dropout"), ("'dropout'", "section.key=value")),
-    "network for other data": (good("--network", "cnn"), ("cnn", "image")),
+    "network for other data": (good("--network", "cnn"), ("cnn", "picture", "mlp")),
     "misspelt layer": (lambda place: ["fit", str(photos(place / "p")), 'network.layers=["conv 8 3 rel", "flatten"]'], ("rel", "relu")),
     "unknown positive class": (good("data.category.positive=ye"), ("'ye'", "yes")),
     "too many folds": (lambda place: ["fit", place.table(rows=12), "--folds", "50"], ("training.folds = 50", "12")),
@@ -342,7 +342,7 @@ CASES: dict[str, tuple[Callable[[Place], Words], tuple[str, ...]]] = {
     "every checkpoint damaged": (all_checkpoints_bad, ("Every checkpoint", "damaged")),
     # new inputs
     "missing column at predict": (predict("a,bb,c\n1,2,x\n"), ("new.csv", "'b'", "'bb'")),
-    "word for a number at predict": (predict("a,b,c\n1,two,x\n"), ("new.csv", "row 1", "'b'", "'two'")),
+    "word for a number at predict": (predict("a,b,c\n1,two,x\n"), ("new.csv", "line 2", "'b'", "'two'")),
     "missing file at predict": (on_run("predict", "nwe.csv"), ("nwe.csv does not exist",)),
     "picture for a table": (predict(b"\x89PNG", "cat.png"), ("cat.png", "no table", ".csv")),
     "damaged picture at predict": (predict(b"\x89PNG", "cat.png", "pictorial"), ("cat.png", "cannot be answered")),
@@ -363,3 +363,203 @@ def test_bad_input(name: str, place: Place) -> None:
     assert said.out == ""
     for text in expected:
         assert text in said.last, said.last
+
+
+def test_enough_cases() -> None:
+    """The table may grow, not shrink."""
+    assert len(CASES) >= 80
+
+
+def test_words_that_no_case_has_seen(place: Place) -> None:
+    """Every one-letter slip in the name of a network, optimizer or key is answered with the right name."""
+    made = place.table()
+    for wrong, right in (("ml", "mlp"), ("reset", "resnet"), ("compsite", "composite"), ("cn", "cnn")):
+        assert f"'{right}'" in cli("fit", made, "--network", wrong).last
+    for wrong, right in (("adamv", "adamw"), ("sdg", "sgd"), ("rmsporp", "rmsprop")):
+        assert f"'{right}'" in cli("fit", made, f"training.optimizer={wrong}").last
+
+
+# ---------------------------------------------------------------- what has a defined answer
+
+
+def pixels(path: Path) -> np.ndarray:
+    """What the image field makes of one file."""
+    from fathom.fields.image import open_picture
+
+    return np.asarray(open_picture(str(path)))
+
+
+def test_odd_pictures_are_decoded_right(tmp_path: Path) -> None:
+    """CMYK, 16 bits, palettes with transparency and rotated photos are read as they look, and train."""
+    white = Image.new("RGB", (16, 12), "white")
+    folder = photos(tmp_path / "photos")
+    white.convert("CMYK").save(folder / "cats" / "cmyk.jpg")
+    assert pixels(folder / "cats" / "cmyk.jpg").shape == (12, 16, 3)
+    assert pixels(folder / "cats" / "cmyk.jpg").min() > 250  # CMYK white is not black
+    deep = np.linspace(0, 65535, 16 * 12).reshape(12, 16).astype(np.uint16)
+    Image.fromarray(deep).save(folder / "cats" / "deep.png")
+    grey = pixels(folder / "cats" / "deep.png")
+    assert grey.dtype == np.uint8
+    assert np.abs(grey - deep / 257).max() <= 1
+    clear = Image.new("RGBA", (16, 12), (255, 0, 0, 0))
+    clear.save(folder / "dogs" / "clear.png")
+    assert pixels(folder / "dogs" / "clear.png").min() == 255  # laid on white
+    left = np.zeros((12, 16, 3), np.uint8)
+    left[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera lay on its side: the left half belongs at the top
+    Image.fromarray(left).save(folder / "dogs" / "turned.jpg", exif=exif, quality=95)
+    upright = pixels(folder / "dogs" / "turned.jpg")
+    assert upright.shape == (16, 12, 3)
+    assert upright[:6].mean() > 240
+    assert upright[10:].mean() < 15
+    said = cli("fit", str(folder), "--steps", "4", "--json", *QUICK)
+    assert said.code == 0, said.err
+    assert sum(json.loads(said.out)["splits"].values()) == 24  # none was dropped
+
+
+def test_a_new_category_is_answered(place: Place) -> None:
+    """A word that training did not see is answered like an unknown one, and missing cells too."""
+    new = written(place / "new.csv", "a,b,c\n0.9,0.1,never seen\n,0.1,x\n0.2,,\n")
+    said = cli("predict", str(place.tabular), str(new), "--json")
+    assert said.code == 0, said.err
+    answers = json.loads(said.out)
+    assert len(answers) == 3
+    assert all(answer["answer"] in ("yes", "no") for answer in answers)
+
+
+def test_what_cannot_be_judged_or_learnt_is_told(place: Place) -> None:
+    """A class of one row and a column without values do not stop training; both are named."""
+    lines = [f"{i},{i * 7 % 11},,{'yes' if i % 2 else 'no'}" for i in range(40)] + ["5,6,,maybe"]
+    said = cli("fit", str(written(place / "d.csv", "\n".join(["a,b,hollow,label", *lines]))), "--steps", "3", *QUICK)
+    assert said.code == 0, said.err
+    assert "Too few rows of maybe" in said.err
+    assert "hold no value: hollow" in said.err
+
+
+def test_few_bad_pictures_are_left_out_by_name(tmp_path: Path) -> None:
+    """Below the share of data.bad_rows training goes on, and the file and reason are told."""
+    folder = photos(tmp_path / "photos")
+    written(folder / "cats" / "page.jpg", "<html>")
+    said = cli("fit", str(folder), "data.bad_rows=0.1", "--steps", "3", *QUICK)
+    assert said.code == 0, said.err
+    assert "1 rows are left out" in said.err
+    assert "page.jpg: it is not a picture" in said.err
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_is_used(place: Place) -> None:
+    """The run goes on from the previous checkpoint and ends with the same weights."""
+    wanted = (place.tabular / "model" / "weights.safetensors").read_bytes()
+    before, last = CheckpointStore(place.tabular / "checkpoints").paths()
+    last.write_bytes(last.read_bytes()[:-20])
+    (place.tabular / "results.json").unlink()
+    (place.tabular / "model" / "weights.safetensors").unlink()
+    said = cli("fit", "--resume", str(place.tabular))
+    assert said.code == 0, said.err
+    assert f"{last.name} is damaged" in said.err
+    assert "The checkpoint before it is used instead." in said.err
+    assert before.name < last.name
+    assert (place.tabular / "model" / "weights.safetensors").read_bytes() == wanted
+
+
+# ---------------------------------------------------------------- disks
+
+
+def full(*_: object, **__: object) -> None:
+    """A disk without room."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_full_disk_leaves_what_was_saved(function: str, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence says how much was needed and is free; the old checkpoints are whole and no half file is left."""
+    store = RunFolder(place.tabular).checkpoints
+    names = [path.name for path in store.paths()]
+    (place.tabular / "results.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"fathom.core.run.os.{function}", full)
+        said = cli("fit", "--resume", str(place.tabular), "--steps", "9", "training.threads=1")
+    assert said.code == 2
+    assert "the disk is full" in said.last
+    assert "MB needed" in said.last
+    assert [path.name for path in store.paths()] == names
+    assert not list(place.tabular.rglob("*.part"))
+    assert store.load()[0] is not None
+    assert cli("fit", "--resume", str(place.tabular)).code == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Path:
+    """A disk of 400 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True, check=False
+    ).returncode if os.geteuid() == 0 else 1  # fmt: skip
+    if mounted:
+        pytest.skip("a small disk can be mounted by root only, and not in every container")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_in_the_middle(small_disk: Path, tmp_path: Path) -> None:
+    """A real full disk: one sentence, and the newest whole checkpoint is still read."""
+    made = table(tmp_path / "t.csv")
+    words = ("--out", str(small_disk), "--steps", "30", "--name", "run", "training.checkpoint_seconds=0", *QUICK)
+    said = cli("fit", made, *words)
+    assert said.code == 2, said
+    assert "the disk is full" in said.last
+    assert "Traceback" not in said.err
+    state, notes = RunFolder(small_disk / "run").checkpoints.load()
+    assert state is None or state["clock"]["total"] >= 1
+    assert notes == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written(place: Place) -> None:
+    """Read-only --out is refused with the way out."""
+    folder = place / "locked"
+    folder.mkdir(mode=0o500)
+    said = cli("fit", place.table(), "--out", str(folder))
+    assert said.code == 2
+    assert "Choose another with --out" in said.last
+
+
+def test_answers_that_cannot_be_written(place: Place) -> None:
+    """A path that is no place for a file."""
+    said = cli("predict", str(place.tabular), place.table(), "-o", "/proc/none/answers.csv")
+    assert said.code == 2
+    assert "answers.csv could not be written" in said.last
+
+
+def test_python_raises_the_same_sentences(place: Place) -> None:
+    """`fathom.fit` says what the command line says."""
+    import fathom
+    from fathom.core.errors import FathomError
+
+    with pytest.raises(FathomError, match="Did you mean 'epochs'"):
+        fathom.fit(place.table(), epoch=3)
+    with pytest.raises(FathomError, match="Did you mean 'resnet'"):
+        fathom.fit(place.table(), network="resnt")
+    with pytest.raises(FathomError, match="cannot be read as data"):
+        fathom.fit(object())
+    with pytest.raises(FathomError, match="x has 3 rows and y has 2"):
+        fathom.fit((np.zeros((3, 2)), [0, 1]))
+
+
+def test_debug_shows_where(place: Place) -> None:
+    """`--debug` lets the error through with its traceback."""
+    from fathom.core.errors import FathomError
+
+    with pytest.raises(FathomError, match="digit"):
+        cli("--debug", "fit", "digit")
+
+
+def test_empty_stream_is_named(tmp_path: Path) -> None:
+    """An empty gzip file is an empty table."""
+    buffer = io.BytesIO()
+    with gzip.GzipFile(fileobj=buffer, mode="wb"):
+        pass
+    said = cli("fit", str(written(tmp_path / "e.csv.gz", buffer.getvalue())))
+    assert said.code == 2
+    assert "e.csv.gz is empty" in said.last

@@ -269,7 +269,7 @@ def main() -> None:
     """Run the command line, and turn what a user did wrong into a sentence and an exit code."""
     debug = "--debug" in sys.argv
     try:
-        code = app(standalone_mode=False)
+        code = app(prog_name="fathom", standalone_mode=False)
     except FathomError as error:
         if debug:
             raise

@@ -225,21 +225,30 @@ class Checkpoint(Watcher):
         self.history = history
         self.signal: int | None = None
         self._last = time.monotonic()
+        self._saved = -1
 
     def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
         """Save when it is time."""
         waited = time.monotonic() - self._last
         # Short epochs are not saved one by one: a tenth of the interval must have passed.
         due = waited >= self.seconds or (self.history.fresh and waited >= self.seconds / 10)
-        if due or self.signal is not None:
-            self.store.save(self.state(), clock.total)
-            self._last = time.monotonic()
+        if due or self.signal is not None or clock.step == clock.steps:
+            self._save(clock)
         if self.signal is not None:
             name = signal.Signals(self.signal).name
             raise Interrupted(
                 f"{name} came: the work is saved. Go on with: fathom fit --resume {self.store.folder.parent}"
             )
         return "continue"
+
+    def at_end(self, clock: Clock, models: Mapping[str, Model]) -> None:
+        """A run that another watcher ended is saved where it stands; its own last step was saved already."""
+        if clock.step > 0 and self._saved != clock.total:
+            self._save(clock)
+
+    def _save(self, clock: Clock) -> None:
+        self.store.save(self.state(), clock.total)
+        self._last, self._saved = time.monotonic(), clock.total
 
     @contextmanager
     def on_signals(self) -> Any:
@@ -333,7 +342,8 @@ class TensorBoard(Watcher):
         if self.history.fresh:
             line = self.history.lines[-1]
             for name, value in line.items():
-                if "/" in name or name == "rate":
+                # What is not finite stands in metrics.jsonl; the writer would only complain on stderr.
+                if ("/" in name or name == "rate") and math.isfinite(value):
                     self._open().add_scalar(name, value, clock.total)
         return "continue"
 

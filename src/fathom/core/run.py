@@ -244,6 +244,10 @@ class RunFolder:
             out: folder of runs.
             name: its name; `exact` refuses an existing one, else a number is added.
         """
+        if name != Path(name).name or name in ("", ".", ".."):
+            raise RunError(
+                f"training.name = '{name}' is not the name of a folder: leave out '/', and choose the place with --out."
+            )
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -259,6 +263,10 @@ class RunFolder:
                 path.mkdir()
                 return RunFolder(path)
             except FileExistsError as error:
+                if exact and not (path / "recipe.toml").exists():
+                    raise RunError(
+                        f"{path} is there, but no run has begun in it. Remove it, or choose another --name."
+                    ) from error
                 if exact:
                     raise RunError(
                         f"There is a run {path} already. Go on with it (fathom fit --resume {path}), or choose another --name."
@@ -297,19 +305,19 @@ class RunFolder:
         Raises:
             RunError: another process does.
         """
-        path = self.path / ".lock"
-        file = open(path, "a+b")  # noqa: SIM115
-        try:
-            if os.name == "posix":
-                import fcntl
-
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise RunError(f"Another process is training in {self.path}; wait for it or stop it.") from error
+        if os.name != "posix":
             yield
+            return
+        import fcntl
+
+        folder = os.open(self.path, os.O_RDONLY)  # the folder itself is locked, so that no file is left behind
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise RunError(f"Another process is training in {self.path}; wait for it or stop it.") from error
         finally:
-            file.close()
+            os.close(folder)
 
 
 def _number(folder: str, name: str) -> int:

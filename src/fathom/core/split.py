@@ -132,9 +132,32 @@ def folds(unit: np.ndarray, count: int, seed: int, strata: np.ndarray | None = N
         raise DataError(
             f"training.folds = {count} needs at least {count} different rows; there are {len(np.unique(unit))}."
         )
-    shares = {str(i): 1 / count for i in range(1, count)}
-    parts = _shuffled(unit, shares, seed, np.zeros(len(unit), np.int64) if strata is None else strata)
-    return [parts["train"], *(parts[name] for name in shares)]
+    _, first, unit, sizes = np.unique(unit, return_index=True, return_inverse=True, return_counts=True)
+    label = np.zeros(len(first), np.int64) if strata is None else np.unique(strata[first], return_inverse=True)[1]
+    shuffled = np.random.default_rng(seed).permutation(len(first))
+    order = shuffled[np.lexsort((-sizes[shuffled], label[shuffled]))]  # class after class, large units first
+    owner = _deal_evenly(order, sizes, label, count)
+    return [np.flatnonzero(owner[unit] == fold) for fold in range(count)]
+
+
+def _deal_evenly(order: np.ndarray, sizes: np.ndarray, label: np.ndarray, count: int) -> np.ndarray:
+    """Which fold each unit goes to: the one with the fewest rows of its class, of these the one with the fewest rows.
+
+    So every fold has its share of a rare class's units, and none stays empty while there are units left.
+    """
+    owner = np.empty(len(order), np.int64)
+    if (sizes == 1).all():
+        owner[order] = np.arange(len(order)) % count
+        return owner
+    filled = np.zeros(count, np.int64)
+    of_class = np.zeros((label.max() + 1, count), np.int64)
+    for position in order:
+        mine = of_class[label[position]]
+        fold = int(np.argmin(mine * (sizes.sum() + 1) + filled))
+        owner[position] = fold
+        mine[fold] += sizes[position]
+        filled[fold] += sizes[position]
+    return owner
 
 
 def check_given(splits: Mapping[str, Index], hashes: np.ndarray, names: Mapping[str, str]) -> list[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -207,15 +208,16 @@ def open_picture(value: Any) -> Any:
         value = value.get("bytes") or value.get("path")
     try:
         file = io.BytesIO(value) if isinstance(value, bytes) else value
-        picture = value if isinstance(value, Pillow.Image) else Pillow.open(file, formats=FORMATS)
-        if picture.width * picture.height > MOST_PIXELS:
-            raise UnreadableError(
-                f"it has {picture.width} x {picture.height} pixels, more than {MOST_PIXELS // 10**6} million"
-            )
-        if picture.format == "JPEG":
-            picture.draft(None, (1024, 1024))  # decodes huge photos at a half or a quarter
-        picture.load()
-        return _plain(ImageOps.exif_transpose(picture))
+        given = isinstance(value, Pillow.Image)
+        with nullcontext(value) if given else Pillow.open(file, formats=FORMATS) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise UnreadableError(
+                    f"it has {picture.width} x {picture.height} pixels, more than {MOST_PIXELS // 10**6} million"
+                )
+            if picture.format == "JPEG":
+                picture.draft(None, (1024, 1024))  # decodes huge photos at a half or a quarter
+            picture.load()
+            return _plain(ImageOps.exif_transpose(picture))
     except FileNotFoundError:
         raise UnreadableError("the file is missing") from None
     except Pillow.DecompressionBombError:

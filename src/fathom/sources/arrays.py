@@ -438,7 +438,7 @@ def read_dataset(value: Any) -> tuple[Any, Any]:
     first = next(iter(items), None)
     if first is None:
         raise DataError("The dataset is empty.")
-    size = len(items) if isinstance(items, Sized) and not batched else None
+    size = len(items) if isinstance(items, _Sized) and not batched else None
     columns = _Collector(size)
     for number, item in enumerate(items):
         for row in _unbatch(item) if batched else [item]:
@@ -458,7 +458,7 @@ def read_dataset(value: Any) -> tuple[Any, Any]:
     return x, y
 
 
-class Sized:
+class _Sized:
     """Reads a map-style dataset by number, so that it ends where its length says."""
 
     def __init__(self, dataset: Any) -> None:
@@ -482,11 +482,11 @@ def _items(value: Any) -> tuple[Any, bool]:
     )
 
     if not isinstance(value, DataLoader):
-        return (value if isinstance(value, IterableDataset) else Sized(value)), False
+        return (value if isinstance(value, IterableDataset) else _Sized(value)), False
     sampler = value.sampler
     usual = isinstance(sampler, SequentialSampler) or (isinstance(sampler, RandomSampler) and not sampler.replacement)
     if usual and value.collate_fn is default_collate and not isinstance(value.dataset, IterableDataset):
-        return Sized(value.dataset), False
+        return _Sized(value.dataset), False
     return value, value.batch_size is not None or value.batch_sampler is not None
 
 
@@ -500,7 +500,7 @@ def _unbatch(batch: Any) -> Iterator[Any]:
 
 def _check_stable(items: Any, batched: bool) -> None:
     """Read some items twice more; what differs is drawn at random."""
-    if isinstance(items, Sized):
+    if isinstance(items, _Sized):
         places = sorted({int(i) for i in np.linspace(0, len(items) - 1, PROBED)})
         reads = [[items.dataset[i] for i in places] for _ in range(3)]
     else:

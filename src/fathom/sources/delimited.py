@@ -56,7 +56,8 @@ class Survey:
         encoding: name of the codec.
         size: bytes of text.
         quotes: how many double quotes.
-        lines: how many line ends.
+        lines: how many line ends, as far as the pass has come.
+        breaks: how many lines the file has.
         notes: sentences.
     """
 
@@ -64,6 +65,7 @@ class Survey:
     size: int = 0
     quotes: int = 0
     lines: int = 0
+    breaks: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -181,9 +183,10 @@ def survey(path: Path) -> Survey:
         first = file.read(CHUNK)
         if not first.strip():
             raise DataError(f"{path} is empty. Give a file with a header line and a line for each row.")
-        found, strict = _encoding(first)
-        decoder = codecs.getincrementaldecoder(found.encoding)() if strict else None
+        found = _encoding(first)
+        decoder = codecs.getincrementaldecoder(found.encoding)()
         multibyte, invalid, undefined = False, None, None
+        returns, last = 0, b""
         chunk = first
         while chunk:
             if found.encoding == "utf-8" and b"\0" in chunk:
@@ -202,24 +205,27 @@ def survey(path: Path) -> Survey:
             found.size += len(chunk)
             found.quotes += chunk.count(b'"')
             found.lines += chunk.count(b"\n")
+            returns += chunk.count(b"\r")
+            last = chunk
             chunk = file.read(CHUNK)
-        if invalid is None and decoder is not None:
+        if invalid is None:
             invalid, _ = _decode(decoder, b"", found)
+    found.breaks = max(found.lines, returns) + (not last.rstrip(b"\0").endswith((b"\n", b"\r")))
     if invalid is not None:
         _fall_back(path, found, invalid, multibyte, undefined)
     return found
 
 
-def _encoding(first: bytes) -> tuple[Survey, bool]:
+def _encoding(first: bytes) -> Survey:
     """The codec that the first bytes suggest."""
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return Survey("utf-16", notes=["The text is UTF-16."]), True
+        return Survey("utf-16", notes=["The text is UTF-16."])
     head = first[:4096]
     if len(head) > 3 and head[1::2].count(0) > 0.4 * len(head[1::2]):
-        return Survey("utf-16-le", notes=["The text is UTF-16 (little endian, without a mark)."]), True
+        return Survey("utf-16-le", notes=["The text is UTF-16 (little endian, without a mark)."])
     if len(head) > 3 and head[0::2].count(0) > 0.4 * len(head[0::2]):
-        return Survey("utf-16-be", notes=["The text is UTF-16 (big endian, without a mark)."]), True
-    return Survey("utf-8"), True
+        return Survey("utf-16-be", notes=["The text is UTF-16 (big endian, without a mark)."])
+    return Survey("utf-8")
 
 
 def _decode(decoder: Any, chunk: bytes, found: Survey) -> tuple[tuple[int, int, int] | None, bool]:
@@ -400,6 +406,7 @@ class Text:
         self.path = path
         self.found = found
         self.dialect = dialect
+        self._open_end = False  # whether a cell of the last row holds a line end, as an open quote makes it
         if found.quotes % 2 and dialect.quoting:
             self._diagnose(ragged=False)  # an odd mark: an open quote, or an inch sign
 
@@ -415,6 +422,8 @@ class Text:
         while True:
             try:
                 for number, batch in enumerate(self._parse(block)):
+                    last = batch.slice(batch.num_rows - 1).to_pylist()
+                    self._open_end = any("\n" in cell or "\r" in cell for row in last for cell in row.values())
                     if number >= done:
                         yield batch
                         done = number + 1
@@ -472,7 +481,8 @@ class Text:
 
     def check_quotes(self, rows: int) -> None:
         """Look for stray quotes, where cells hold line ends: a stray pair joins lines in silence."""
-        if self.dialect.quoting and self.found.lines > rows + int(self.dialect.header):
+        joined = self.found.breaks > rows + int(self.dialect.header)
+        if self.dialect.quoting and (joined or self._open_end):
             self._diagnose(ragged=False)
 
     def _diagnose(self, ragged: bool) -> None:

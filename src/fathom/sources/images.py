@@ -28,7 +28,7 @@ from fathom.core.registry import source
 from fathom.core.tensors import to_list
 from fathom.sources.arrays import Arrays
 from fathom.sources.delimited import open_bytes, shorten, unpacking
-from fathom.sources.guess import DEFAULTS, IMAGES, Setting, few, guess
+from fathom.sources.guess import DEFAULTS, IMAGES, Setting, guess
 from fathom.sources.tables import PARQUET, SUFFIXES, Tables, picture_columns, read_parquet, suffix
 
 PARTS = {
@@ -552,9 +552,3 @@ def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]
         }
     except (KeyError, ValueError, TypeError):
         return {}
-
-
-def classes_of(columns: Columns, label: str) -> list[Any]:
-    """The classes of a column of labels, in the order of their first row."""
-    column = columns[label]
-    return sorted(np.unique(column)) if isinstance(column, np.ndarray) else (few(column, 1000) or [])
