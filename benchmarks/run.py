@@ -281,9 +281,7 @@ def main() -> None:
     options.envs = options.envs.expanduser().absolute()
     try:
         if not 2 <= options.epochs <= EPOCHS:
-            raise BenchmarkError(
-                f"--epochs {options.epochs} is not possible. Use 2 to {EPOCHS}; one is not counted."
-            )
+            raise BenchmarkError(f"--epochs {options.epochs} is not possible. Use 2 to {EPOCHS}; one is not counted.")
         if options.pairs < 1:
             raise BenchmarkError(f"--pairs {options.pairs} is not possible. Use 1 or more; 5 make a result.")
         print(benchmark(options))

@@ -13,7 +13,7 @@ import os
 import struct
 import subprocess
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -489,14 +489,12 @@ def test_a_full_disk_leaves_what_was_saved(function: str, place: Place, monkeypa
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Path:
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 400 kB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True, check=False
-    ).returncode if os.geteuid() == 0 else 1  # fmt: skip
-    if mounted:
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("a small disk can be mounted by root only, and not in every container")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
@@ -543,7 +541,7 @@ def test_python_raises_the_same_sentences(place: Place) -> None:
         fathom.fit(place.table(), network="resnt")
     with pytest.raises(FathomError, match="cannot be read as data"):
         fathom.fit(object())
-    with pytest.raises(FathomError, match="x has 3 rows and y has 2"):
+    with pytest.raises(FathomError, match="has 3, y has 2 rows"):
         fathom.fit((np.zeros((3, 2)), [0, 1]))
 
 

@@ -126,7 +126,7 @@ def test_seeds_and_folds_are_aggregated() -> None:
     assert [member["name"] for member in seeds.results["members"]] == ["seed-0", "seed-1"]
     values = [member["test"]["accuracy"]["value"] for member in seeds.results["members"]]
     assert seeds.metrics["test"]["accuracy"].value == pytest.approx(np.mean(values))
-    assert seeds.predict({"x": 5.0, "color": "red"})[0]["answer"] == "yes"
+    assert seeds.predict({"x": 5.0, "color": "red", "z": 15.0})[0]["answer"] == "yes"
     folds = fathom.fit(table(), target="y", folds=3, **QUICK)
     assert len(folds.results["members"]) == 3
 
@@ -141,7 +141,7 @@ def test_minutes_become_steps_and_are_kept() -> None:
     run = fathom.fit(table(), target="y", minutes=0.02)
     assert run.recipe.training.steps
     assert run.results["seconds"]["train"] < 0.02 * 60 * 1.5 + 1
-    assert fathom.fit(run.path / "recipe.toml").recipe.training.steps == run.recipe.training.steps
+    assert fathom.fit(table(), recipe=run.path / "recipe.toml").recipe.training.steps == run.recipe.training.steps
 
 
 def test_fathom_reads_real_pictures(data_folder: Path) -> None:

@@ -119,9 +119,7 @@ def main() -> None:
     for epoch in range(measurement.epochs):
         if epoch:
             lay_out(data, epoch, images, labels)
-        model.fit(
-            images, labels, measurement.work.batch, epochs=1, shuffle=False, verbose=0, callbacks=callbacks
-        )
+        model.fit(images, labels, measurement.work.batch, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
 
     measurement.trained()
     answers = model.predict(data.scaled(data.test_images, channels_first=False), batch_size=1000, verbose=0)

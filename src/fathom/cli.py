@@ -77,17 +77,23 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, default=str))
 
 
+def print_version(asked: bool) -> None:
+    """Print the version and leave; read before a verb is missed."""
+    if asked:
+        from importlib.metadata import version
+
+        print(f"fathom {version('fathom')}")
+        raise typer.Exit
+
+
 @app.callback()
 def main_options(
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error was raised.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
 ) -> None:
     """Options that stand before the verb."""
-    if version:
-        from importlib.metadata import version as installed
-
-        print(f"fathom {installed('fathom')}")
-        raise typer.Exit
 
 
 @app.command()

@@ -95,7 +95,7 @@ def prepare(
         columns, given = columns.take(chosen), {name: _places(chosen, index) for name, index in given.items()}
         notes.append(f"Only {data.limit} rows are used, drawn by the seed (data.limit).")
     hashes = _input_hashes(columns, schema)
-    unit = split.units(hashes, _codes(columns, schema.special.get("group")))
+    unit = split.units(hashes, codes(columns, schema.special.get("group")))
     strata = _strata(columns, schema)
     if held_out is not None:
         splits = held_out(unit, strata)
@@ -106,7 +106,7 @@ def prepare(
     fingerprint = _fingerprint(hashes, columns, schema)
     store, faults = encode(schema, columns, data.memory, fingerprint)
     splits = _without_faults(splits, faults, data.bad_rows, columns, schema, notes)
-    blocks = _codes(columns, schema.special.get("group"))
+    blocks = codes(columns, schema.special.get("group"))
     seconds = time.perf_counter() - start
     return Prepared(schema, store, splits, columns, unit, strata, blocks, notes, fingerprint, seconds)
 
@@ -137,7 +137,7 @@ def _input_hashes(columns: Columns, schema: Schema) -> np.ndarray:
     return row_hashes(columns, names, file_columns(schema, columns))
 
 
-def _codes(columns: Columns, name: str | None) -> np.ndarray | None:
+def codes(columns: Columns, name: str | None) -> np.ndarray | None:
     """(N,) integers in the order of the values, or None."""
     if name is None:
         return None
@@ -159,7 +159,7 @@ def _strata(columns: Columns, schema: Schema) -> np.ndarray | None:
     column = columns[target.columns[0]]
     if isinstance(column, np.ndarray):
         return np.asarray(column.argmax(1))
-    return _codes(columns, target.columns[0])
+    return codes(columns, target.columns[0])
 
 
 def _splits(
@@ -183,7 +183,7 @@ def _splits(
     splits = dict(given)
     rows = given.get("train", np.arange(columns.rows))
     if shares:
-        time_codes = _codes(columns, schema.special.get("time"))
+        time_codes = codes(columns, schema.special.get("time"))
         parts = split.divide(
             unit[rows], shares, seed,
             None if strata is None else strata[rows], None if time_codes is None else time_codes[rows],

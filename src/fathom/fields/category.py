@@ -124,7 +124,7 @@ class Category(Field):
 
     def metrics(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Counting, ranking and probability metrics; of the positive class where one is named."""
-        return classification(output.float().softmax(1), target, weight, self.positive_index())
+        return classification(output.double().softmax(1), target, weight, self.positive_index())
 
     def positive_index(self) -> int | None:
         """Which class is the positive one; None where none was named.

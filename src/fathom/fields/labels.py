@@ -97,7 +97,7 @@ class Labels(Field):
 
     def metrics(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Metrics over all labels."""
-        return multilabel(output.float().sigmoid(), target, weight)
+        return multilabel(output.double().sigmoid(), target, weight, self.threshold)
 
     def describe(self) -> str:
         """The labels."""

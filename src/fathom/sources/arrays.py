@@ -189,9 +189,10 @@ class Arrays(Source):
         """Arrays to the input columns of a fitted schema: one row an item, or many in an array of one "
         "dimension more."""
         names = list(dict.fromkeys(name for item in schema.inputs.values() for name in item.columns))
-        if len(names) == 1 and next(iter(schema.inputs.values())).kind == "image":
+        picture = next(iter(schema.inputs.values()))
+        if len(names) == 1 and picture.kind == "image":
             rows = [
-                _picture_rows(np.asarray(to_array(item, f"row {i + 1}")), f"row {i + 1}")
+                _picture_rows(np.asarray(to_array(item, f"row {i + 1}")), f"row {i + 1}", picture.shape[0])
                 for i, item in enumerate(inputs)
             ]
             if len({part.shape[1:] for part in rows}) > 1:
@@ -205,9 +206,10 @@ class Arrays(Source):
         return Columns({name: _plain(table[:, i]) for i, name in enumerate(names)})
 
 
-def _picture_rows(array: np.ndarray, name: str) -> np.ndarray:
-    """(H, W), (H, W, C), (C, H, W) or many of them -> (N, ...)."""
-    one = array.ndim == 2 or (array.ndim == 3 and (array.shape[-1] in (1, 3, 4) or array.shape[0] in (1, 3, 4)))
+def _picture_rows(array: np.ndarray, name: str, channels: int) -> np.ndarray:
+    """(H, W), (H, W, C), (C, H, W) or many of them -> (N, ...). Three dimensions are many pictures where they are grey."""
+    deep = (1, 3, 4) if channels == 3 else (1,)
+    one = array.ndim == 2 or (array.ndim == 3 and (array.shape[-1] in deep or array.shape[0] in deep))
     return pictures(array[None] if one else array, name, [])
 
 

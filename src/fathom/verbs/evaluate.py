@@ -11,8 +11,9 @@ import torch
 from fathom.analysis import evaluate as evaluation
 from fathom.analysis.baseline import baselines
 from fathom.core.errors import DataError, FathomError, RunError
-from fathom.core.prepare import Prepared, describe_row, encode
+from fathom.core.prepare import Prepared, codes, describe_row, encode
 from fathom.core.recipe import Data
+from fathom.core.tensors import TensorSet
 from fathom.sources import open_source
 from fathom.verbs.assemble import open_task
 from fathom.verbs.judge import judge
@@ -52,40 +53,52 @@ def _original(run: Run) -> Prepared | None:
 
 
 def _other(run: Run, data: Any) -> dict[str, Any]:
-    schema = run.schema
-    options = Data(target=run.recipe.data.target or list(schema.targets), bad_rows=run.recipe.data.bad_rows)
-    columns = open_source(data, options).columns()
-    needed = [name for item in schema.fields().values() for name in item.columns]
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise DataError(
-            f"{data} has no column '{missing[0]}', which the run needs. It has: {', '.join(list(columns)[:12])}."
-        )
-    rows, faults = encode(schema, columns)
-    if faults:
-        first = min(faults)
-        told = describe_row(columns, schema, first, faults[first])
-        if len(faults) > options.bad_rows * columns.rows:
-            raise DataError(f"{len(faults)} of {columns.rows} rows cannot be judged: {told}. Mend or remove them.")
-    test = rows.subset(torch.from_numpy(np.setdiff1d(np.arange(columns.rows), list(faults))))
-    outputs = run.predictor.outputs(test)
-    original = _original(run)
-    train = original.sets["train"] if original is not None and _same(original, run) else None
-    seed = run.recipe.training.seed
-    fitted, notes = (
-        baselines(schema, train, test, seed)
-        if train is not None
-        else ({}, ["The training rows are gone, so there is no baseline."])
-    )
-    shares = evaluation.class_shares(train if train is not None else test, schema)
-    results = evaluation.results(outputs, fitted, test, schema, seed, evaluation.primary(schema, shares))
-    results["evaluation_notes"] = [
-        *results.pop("notes"),
-        *notes,
-        *([f"{len(faults)} rows are left out: {told}"] if faults else []),
-    ]
+    """Judge on all rows of other data."""
+    schema, seed = run.schema, run.recipe.training.seed
+    test, blocks, told = read_rows(run, data)
+    train = _training_rows(run)
+    fitted, notes = baselines(schema, train, test, seed) if train is not None else ({}, [NO_BASELINE])
+    metric = evaluation.primary(schema, evaluation.class_shares(train if train is not None else test, schema))
+    results = evaluation.results(run.predictor.outputs(test), fitted, test, schema, seed, metric, blocks)
+    results["evaluation_notes"] = [*results.pop("notes"), *notes, *told]
     results["rows"] = len(test)
     return results
+
+
+NO_BASELINE = "The training rows are gone or have changed, so there is no baseline."
+
+
+def read_rows(run: Run, data: Any) -> tuple[TensorSet, np.ndarray | None, list[str]]:
+    """Other data, encoded by the run's fitted fields.
+
+    Returns:
+        The rows that can be judged, the group of each (None where there are none), and what was left out.
+
+    Raises:
+        DataError: a column is missing, or too many rows cannot be read.
+    """
+    schema = run.schema
+    options = Data(target=run.recipe.data.target or list(schema.targets), bad_rows=run.recipe.data.bad_rows)
+    columns = open_source(data, options, like=schema).columns()
+    missing = [name for item in schema.fields().values() for name in item.columns if name not in columns]
+    if missing:
+        has = ", ".join(list(columns)[:12])
+        raise DataError(f"{data} has no column '{missing[0]}', which the run needs. It has: {has}.")
+    rows, faults = encode(schema, columns)
+    told = [describe_row(columns, schema, row, faults[row]) for row in sorted(faults)[:1]]
+    if len(faults) > options.bad_rows * columns.rows:
+        raise DataError(f"{len(faults)} of {columns.rows} rows cannot be judged: {told[0]}. Mend or remove them.")
+    kept = np.setdiff1d(np.arange(columns.rows), list(faults))
+    group = schema.special.get("group")
+    blocks = codes(columns, group) if group in columns else None
+    notes = [f"{len(faults)} rows are left out: {told[0]}"] if faults else []
+    return rows.subset(torch.from_numpy(kept)), None if blocks is None else blocks[kept], notes
+
+
+def _training_rows(run: Run) -> TensorSet | None:
+    """The rows that the run learnt from, where they are still the same."""
+    original = _original(run)
+    return original.sets["train"] if original is not None and _same(original, run) else None
 
 
 def _same(prepared: Prepared, run: Run) -> bool:

@@ -96,6 +96,8 @@ def request(
     tree = merge(tree, changes)
     if data is None:
         data = tree.get("data", {}).get("location")
+    if data is None and recipe is not None:
+        raise FathomError("The recipe names no data: it was made from data in memory. Give them as well: fathom.fit(data, recipe=...)")
     if data is None:
         raise FathomError("Nothing to learn from: name a folder, a file or a built-in set, as in: fathom fit digits")
     if isinstance(data, str | Path):

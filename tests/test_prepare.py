@@ -1,0 +1,171 @@
+"""From a source to tensors: cache, memory mapping, bad rows, limit, weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+
+from fathom.core import prepare as preparing
+from fathom.core.contract import Columns, Schema
+from fathom.core.errors import DataError
+from fathom.core.prepare import Prepared, cache_folder, encode, prepare
+from fathom.core.recipe import Data
+from fathom.core.registry import fields
+from fathom.core.tensors import WEIGHT
+from fathom.fields import image
+from fathom.sources import open_source
+
+ROWS = 40
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of 20 pictures."""
+    generator = np.random.default_rng(0)
+    for i in range(ROWS):
+        path = tmp_path / "photos" / ["cat", "dog"][i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that were opened."""
+    opened: list[str] = []
+    plain = image.open_picture
+
+    def watched(value: Any) -> Any:
+        opened.append(value)
+        return plain(value)
+
+    monkeypatch.setattr(image, "open_picture", watched)
+    return opened
+
+
+def read(location: Any, **options: Any) -> Prepared:
+    data = Data(**options)
+    return prepare(open_source(location if not isinstance(location, Path) else str(location), data), data, seed=0)
+
+
+def opened_by(decoded: list[str], photos: Path) -> set[str]:
+    decoded.clear()
+    read(photos)
+    return set(decoded)
+
+
+def test_a_second_run_decodes_nothing_it_need_not(photos: Path, decoded: list[str]) -> None:
+    first = read(photos)
+    assert len(set(decoded)) == ROWS
+    measured = opened_by(decoded, photos)  # mean and spread are measured again on a sample of the training rows
+    assert len(decoded) < 2 * ROWS
+    assert measured <= {str(path) for path in photos.rglob("*.png")}
+    second = read(photos)
+    for name in first.store.columns:
+        assert torch.equal(first.store.columns[name], second.store.columns[name])  # type: ignore[arg-type]
+    assert len(list((cache_folder() / "encoded").iterdir())) == 1
+
+
+def test_a_changed_file_and_a_damaged_cache_are_noticed(photos: Path) -> None:
+    first = read(photos)
+    victim = photos / "cat" / "0.png"
+    Image.new("RGB", (9, 9), "red").save(victim)
+    second = read(photos)
+    assert second.fingerprint != first.fingerprint
+    row = second.columns["image"].to_pylist().index(str(victim)) if "image" in second.columns else 0
+    name = next(iter(second.schema.inputs))
+    row = second.columns[second.schema.inputs[name].columns[0]].to_pylist().index(str(victim))
+    assert second.store.columns[name][row].float().mean((1, 2)).tolist() == [255.0, 0.0, 0.0]  # type: ignore[index]
+    for file in (cache_folder() / "encoded").rglob("*.bin"):
+        file.write_bytes(file.read_bytes()[:-1])
+    third = read(photos)
+    assert torch.equal(third.store.columns[name], second.store.columns[name])  # type: ignore[arg-type]
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FATHOM_CACHE", str(tmp_path / "file"))
+    assert len(read(photos).store) == ROWS
+
+
+def numbers(rows: int) -> tuple[Schema, Columns]:
+    values = np.random.default_rng(0).normal(size=(rows, 2))
+    columns = Columns({"a": values[:, 0], "b": values[:, 1], "y": np.arange(rows) % 3})
+    schema = Schema({"x": fields["number"].make(["a", "b"])}, {"y": fields["category"].make(["y"])})
+    preparing.fit(schema, columns, np.arange(rows))
+    return schema, columns
+
+
+def test_beyond_the_budget_tensors_are_mapped_and_equal() -> None:
+    schema, columns = numbers(preparing.CHUNK + 10 if hasattr(preparing, "CHUNK") else 65_546)
+    inside, _ = encode(schema, columns, memory=4.0)
+    outside, _ = encode(schema, columns, memory=1e-9)
+    for name in inside.columns:
+        assert torch.equal(inside.columns[name], outside.columns[name])  # type: ignore[arg-type]
+    assert (cache_folder() / "mapped").is_dir()
+    assert list((cache_folder() / "mapped").iterdir()) == [], "the file lives as long as its tensor, and no name is left"
+
+
+def test_chunks_give_what_one_piece_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    schema, columns = numbers(700)
+    whole, _ = encode(schema, columns)
+    monkeypatch.setattr(preparing, "_chunk_rows", lambda schema: 256)
+    pieces, _ = encode(schema, columns)
+    for name in whole.columns:
+        assert torch.equal(whole.columns[name], pieces.columns[name])  # type: ignore[arg-type]
+
+
+def test_bad_rows_are_left_out_and_named(photos: Path) -> None:
+    (photos / "cat" / "2.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"1 of 40 rows cannot be used: .*2\.png: it is not a picture.*data\.bad_rows=0\.0[34]"):
+        read(photos)
+    prepared = read(photos, bad_rows=0.1)
+    assert any("1 rows are left out" in note and "2.png" in note for note in prepared.notes)
+    left = np.concatenate(list(prepared.splits.values()))
+    assert len(left) == ROWS - 1
+    name = next(iter(prepared.schema.inputs.values())).columns[0]
+    assert not any("/2.png" in prepared.columns[name][int(row)].as_py() for row in left)
+
+
+def test_limit_draws_rows_by_the_seed(photos: Path) -> None:
+    prepared = read(photos, limit=20)
+    assert len(prepared.store) == 20
+    assert sum(map(len, prepared.splits.values())) == 20
+    assert any("Only 20 rows are used" in note for note in prepared.notes)
+    assert read(photos, limit=20).fingerprint == prepared.fingerprint
+    assert len(read(photos, limit=4000).store) == ROWS
+
+
+def frame(**more: list[Any]) -> pa.Table:
+    return pa.table({"a": [float(i) for i in range(ROWS)], "y": ["no", "yes"] * (ROWS // 2), **more})
+
+
+def test_weights_reach_the_batch_and_bad_ones_are_refused() -> None:
+    weights = [1.0 + i % 2 for i in range(ROWS)]
+    prepared = read(frame(w=weights), target=["y"], weight="w")
+    assert list(next(iter(prepared.schema.inputs.values())).columns) == ["a"], "a weight is no input"
+    assert prepared.sets["train"].batch(torch.tensor([0]))[WEIGHT].tolist() == [weights[prepared.splits["train"][0]]]
+    for bad in (-1.0, None):
+        with pytest.raises(DataError, match=r"data\.weight: column 'w' has a missing or negative weight in row 4"):
+            read(frame(w=[*weights[:3], bad, *weights[4:]]), target=["y"], weight="w")
+
+
+def test_groups_stay_on_one_side_and_give_the_blocks_of_intervals() -> None:
+    prepared = read(frame(who=[f"p{i // 4}" for i in range(ROWS)]), target=["y"], group="who")
+    owner = {int(row): part for part, index in prepared.splits.items() for row in index}
+    assert all(len({owner[row] for row in range(start, start + 4)}) == 1 for start in range(0, ROWS, 4))
+    assert prepared.blocks is not None
+    assert len(set(prepared.blocks.tolist())) == 10
+
+
+def test_classes_that_the_test_cannot_judge_are_told() -> None:
+    table = frame().set_column(1, "y", [["no", "yes"] * 19 + ["perhaps", "no"]])
+    assert any("Too few rows of perhaps to judge" in note for note in read(table, target=["y"]).notes)
