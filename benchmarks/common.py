@@ -258,6 +258,11 @@ class Measurement:
         """Data, network and trainer are ready."""
         self._result["prepare_seconds"] = time.perf_counter() - self._clock
 
+    def restart(self) -> None:
+        """Forget epochs and losses: those so far were a trial."""
+        self._epoch_seconds.clear()
+        self._losses.clear()
+
     def epoch_begins(self) -> None:
         """The first batch of an epoch is about to be fetched."""
         self._clock = time.perf_counter()

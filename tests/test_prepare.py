@@ -17,7 +17,7 @@ from fathom.core.errors import DataError
 from fathom.core.prepare import Prepared, cache_folder, encode, prepare
 from fathom.core.recipe import Data
 from fathom.core.registry import fields
-from fathom.core.tensors import WEIGHT
+from fathom.core.tensors import CHUNK, WEIGHT
 from fathom.fields import image
 from fathom.sources import open_source
 
@@ -78,7 +78,6 @@ def test_a_changed_file_and_a_damaged_cache_are_noticed(photos: Path) -> None:
     Image.new("RGB", (9, 9), "red").save(victim)
     second = read(photos)
     assert second.fingerprint != first.fingerprint
-    row = second.columns["image"].to_pylist().index(str(victim)) if "image" in second.columns else 0
     name = next(iter(second.schema.inputs))
     row = second.columns[second.schema.inputs[name].columns[0]].to_pylist().index(str(victim))
     assert second.store.columns[name][row].float().mean((1, 2)).tolist() == [255.0, 0.0, 0.0]  # type: ignore[index]
@@ -105,7 +104,7 @@ def numbers(rows: int) -> tuple[Schema, Columns]:
 
 
 def test_beyond_the_budget_tensors_are_mapped_and_equal() -> None:
-    schema, columns = numbers(preparing.CHUNK + 10 if hasattr(preparing, "CHUNK") else 65_546)
+    schema, columns = numbers(CHUNK + 10)
     inside, _ = encode(schema, columns, memory=4.0)
     outside, _ = encode(schema, columns, memory=1e-9)
     for name in inside.columns:
@@ -153,6 +152,7 @@ def test_weights_reach_the_batch_and_bad_ones_are_refused() -> None:
     prepared = read(frame(w=weights), target=["y"], weight="w")
     assert list(next(iter(prepared.schema.inputs.values())).columns) == ["a"], "a weight is no input"
     assert prepared.sets["train"].batch(torch.tensor([0]))[WEIGHT].tolist() == [weights[prepared.splits["train"][0]]]
+    assert read(frame(w=[5.0, *weights[1:]]), target=["y"], weight="w").fingerprint != prepared.fingerprint
     for bad in (-1.0, None):
         with pytest.raises(DataError, match=r"data\.weight: column 'w' has a missing or negative weight in row 4"):
             read(frame(w=[*weights[:3], bad, *weights[4:]]), target=["y"], weight="w")

@@ -18,13 +18,13 @@ from typing import Any
 import numpy
 import torch
 from common import BETAS, EPSILON, LEARNING_RATE, Measurement, Work
+from torch import Tensor, nn
+
+import fathom
 from fathom.algorithms.supervised import Supervised
 from fathom.core.contract import Batch, Stage
 from fathom.core.optimize import OPTIMIZERS
 from fathom.core.registry import algorithm
-from torch import Tensor, nn
-
-import fathom
 
 VALIDATION_ROWS = 200  # of the test rows; validation is not timed, and a run needs some
 
@@ -45,6 +45,7 @@ class Benchmark(Supervised):
         with torch.no_grad():
             for parameter, weight in zip(model.parameters(), weights, strict=True):
                 parameter.copy_(torch.from_numpy(weight))
+        self.measurement.restart()  # Fathom may have tried some steps on a copy
         super().build()
 
     def batches(self, stage: Stage, start: int) -> Iterator[Batch]:
@@ -56,7 +57,8 @@ class Benchmark(Supervised):
             epoch, position = divmod(step, per_epoch)
             if position == 0:
                 measurement.epoch_begins()
-                order = torch.from_numpy(measurement.data.order[epoch]).split(measurement.work.batch)
+                rows = measurement.data.order[epoch % measurement.epochs]
+                order = torch.from_numpy(rows).split(measurement.work.batch)
             self.last = position == per_epoch - 1
             yield stage.data.batch(order[position])
 
@@ -129,6 +131,7 @@ def recipe(measurement: Measurement, folder: str) -> dict[str, Any]:
             "epochs": measurement.epochs,
             "keep": "last",
             "threads": measurement.threads,
+            "precision": "float32",  # else a trial decides
             "device": "cpu",
             "checkpoint_seconds": 1e9,
             "out": folder,

@@ -19,7 +19,6 @@ from fathom.core.flags import FLAGS
 
 app = typer.Typer(
     name="fathom",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -86,14 +85,17 @@ def print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def main_options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show where an error was raised.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
 ) -> None:
-    """Options that stand before the verb."""
+    """Options that stand before the verb; help where nothing follows."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @app.command()
@@ -282,11 +284,15 @@ def main() -> None:
         fail(str(error), error.exit_code)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        fail(f"{error.format_message()} See: {context.command_path if context else 'fathom'} --help", 2)
+        fail(f"{error.format_message().rstrip('.')}. See: {context.command_path if context else 'fathom'} --help", 2)
     except (KeyboardInterrupt, typer.Abort):
         fail("Stopped.", 130)
     except BrokenPipeError:
         sys.exit(0)  # the reader of a pipe has left
+    except OSError as error:
+        if debug or error.filename is None:
+            raise  # not about a file of the user's
+        fail(f"{error.filename} cannot be used: {error.strerror}. --debug before the verb shows where.", 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -23,9 +23,10 @@ from fathom.core.errors import FathomError
 
 @dataclass(frozen=True)
 class Device:
-    """A torch device and the precision that pays on it."""
+    """A torch device and the precision of its matrix work."""
 
     torch: torch.device
+    precision: str = "float32"
 
     @staticmethod
     def choose(name: str) -> Device:
@@ -49,10 +50,18 @@ class Device:
         return Device(torch.device(name))
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bfloat16 for matrix work on a GPU that has it; nothing elsewhere."""
-        if self.torch.type == "cuda" and torch.cuda.is_bf16_supported():
-            return torch.autocast("cuda", torch.bfloat16)
+        """Matrix work and convolutions in bfloat16, where that is the precision."""
+        if self.precision == "bfloat16":
+            return torch.autocast(self.torch.type, torch.bfloat16)
         return contextlib.nullcontext()
+
+    def precisions(self) -> list[str]:
+        """What is worth trying here, the exacter first: bfloat16 only where the hardware multiplies in it."""
+        if self.torch.type == "cuda" and torch.cuda.is_bf16_supported():
+            return ["float32", "bfloat16"]
+        if self.torch.type == "cpu" and "avx512_bf16" in cpu_flags():
+            return ["float32", "bfloat16"]
+        return ["float32"]
 
     @property
     def reads_are_free(self) -> bool:
@@ -134,10 +143,19 @@ def machine() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
     import platform
 
-    return platform.processor() or platform.machine()
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> set[str]:
+    """Instruction sets of the CPU, as Linux names them; empty elsewhere."""
+    return set(_cpuinfo("flags").split())
+
+
+def _cpuinfo(key: str) -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
+        for line in lines:
+            if line.startswith(key):
+                return line.partition(":")[2].strip()
+    return ""

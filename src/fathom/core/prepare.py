@@ -144,7 +144,9 @@ def codes(columns: Columns, name: str | None) -> np.ndarray | None:
     column = columns[name]
     if isinstance(column, pa.ChunkedArray) and pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)  # to_numpy() would give a missing code the last word
-    if isinstance(column, pa.ChunkedArray) and not (pa.types.is_string(column.type) or pa.types.is_boolean(column.type)):
+    if isinstance(column, pa.ChunkedArray) and not (
+        pa.types.is_string(column.type) or pa.types.is_boolean(column.type)
+    ):
         values = column.to_numpy()
     else:
         values = np.array(["" if value is None else str(value) for value in to_list(column)])
@@ -269,7 +271,7 @@ def _chunk_rows(schema: Schema) -> int:
 
 
 def _weights(column: Column, name: str) -> np.ndarray:
-    values = np.asarray(pc.fill_null(pc.cast(column, pa.float32()), float("nan")).to_numpy(), np.float32)
+    values = np.array(pc.fill_null(pc.cast(column, pa.float32()), float("nan")).to_numpy(), np.float32)
     if not np.isfinite(values).all() or (values < 0).any():
         raise DataError(
             f"data.weight: column '{name}' has a missing or negative weight in row {int(np.argmax(~(values >= 0))) + 1}."
@@ -344,6 +346,7 @@ def _fingerprint(hashes: np.ndarray, columns: Columns, schema: Schema) -> str:
     """A digest of the rows' content and of everything that decides how they are encoded."""
     digest = hashlib.sha256(hashes.tobytes())
     names = [name for item in schema.targets.values() for name in item.columns]
+    names += [schema.special["weight"]] if "weight" in schema.special else []
     digest.update(row_hashes(columns, names).tobytes())
     digest.update(json.dumps(schema.to_json(), sort_keys=True, default=str).encode())
     return digest.hexdigest()

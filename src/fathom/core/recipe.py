@@ -97,6 +97,9 @@ class Training(Section):
     folds: PositiveInt = Field(1, description="cross-validate over this many parts")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     threads: PositiveInt | None = Field(None, description="CPU threads; a short trial decides where None")
+    precision: Literal["float32", "bfloat16"] | None = Field(
+        None, description="of matrix work in training; a short trial decides for pictures where None"
+    )
     checkpoint_seconds: NonNegativeFloat = Field(
         60.0, description="at most this much work is lost; 0 saves at every step"
     )

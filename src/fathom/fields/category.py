@@ -6,6 +6,7 @@ the codes run from 0 and an unknown class is a fault. Targets may also come as o
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -163,9 +164,10 @@ def text(value: Any) -> str | None:
 def _natural(word: str) -> tuple[int, float, str]:
     """Numbers by size before words by letter."""
     try:
-        return 0, float(word), word
+        number = float(word)
     except ValueError:
-        return 1, 0.0, word
+        number = math.nan
+    return (0, number, word) if math.isfinite(number) else (1, 0.0, word)
 
 
 def _count(column: pa.ChunkedArray) -> dict[str, int]:

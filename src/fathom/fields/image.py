@@ -243,7 +243,8 @@ def _plain(picture: Any) -> Any:
 
     if picture.mode.startswith("I") or picture.mode == "F":
         values = np.asarray(picture, np.float32)
-        top = 65535.0 if values.max() > 255 else 255.0
+        deep = picture.mode.startswith("I;16") or values.max() > 255
+        top = 65535.0 if deep else 255.0
         return Pillow.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))
     if picture.mode == "P":
         picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")

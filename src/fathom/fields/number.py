@@ -69,7 +69,8 @@ class Number(Field):
     def encode(self, columns: Columns, target: bool = False) -> Tensor:
         """(N, columns) float32 in the original units; a missing value is NaN."""
         values, faults = self._matrix(columns)
-        encoded = torch.from_numpy(values.astype(np.float32))
+        with np.errstate(over="ignore"):  # what is too large becomes infinite and is told below
+            encoded = torch.from_numpy(values.astype(np.float32))
         infinite = np.isinf(values) | (np.isinf(encoded.numpy()) & np.isfinite(values))
         bad = infinite | (np.isnan(values) if target else False)
         for row in np.flatnonzero(bad.any(1)):

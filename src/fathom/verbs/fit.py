@@ -97,7 +97,9 @@ def request(
     if data is None:
         data = tree.get("data", {}).get("location")
     if data is None and recipe is not None:
-        raise FathomError("The recipe names no data: it was made from data in memory. Give them as well: fathom.fit(data, recipe=...)")
+        raise FathomError(
+            "The recipe names no data: it was made from data in memory. Give them as well: fathom.fit(data, recipe=...)"
+        )
     if data is None:
         raise FathomError("Nothing to learn from: name a folder, a file or a built-in set, as in: fathom fit digits")
     if isinstance(data, str | Path):
@@ -137,12 +139,12 @@ def _start(data: Any, tree: dict[str, Any], session: Session) -> Run:
 
 
 def _measured(task: Task, device: Device, tell: Tell) -> Task:
-    """The recipe with what only a trial can tell: threads, and steps where minutes were given."""
+    """The recipe with what only a trial can tell: threads, precision, and steps where minutes were given."""
     training = task.recipe.training
-    if training.threads is not None and training.steps is not None:
+    if training.threads is not None and training.precision is not None and training.steps is not None:
         return task
     measured = measure(task, device)
-    changes: dict[str, Any] = {"threads": measured.threads}
+    changes: dict[str, Any] = {"threads": measured.threads, "precision": measured.precision}
     if training.steps is None:
         seconds = 60 * (training.minutes or 1) * 0.95  # the rest is for validation
         rows = len(task.prepared.splits["train"])
@@ -189,7 +191,7 @@ def describe(task: Task) -> list[str]:
     lines.append(f"Network   {task.choice.network}: {task.choice.reason}")
     lines.append(
         f"Training  {training.optimizer}, rate {training.learning_rate:g}, batch {training.batch}, {training.steps:,} steps, "
-        f"{training.threads or 'any'} thread{'s' if training.threads != 1 else ''}"
+        f"{training.precision or 'float32'}, {training.threads or 'any'} thread{'s' if training.threads != 1 else ''}"
     )
     return lines
 
@@ -238,7 +240,14 @@ def _member(
     if divide is None:
         return replace(task, recipe=task.recipe.change({**changes, "training.seeds": 1}))
     fold = open_task(data, merge(tree, changes), session.module, session.loss, divide)
-    settled = fold.recipe.training.model_copy(update={"threads": task.recipe.training.threads, "folds": 1, "seeds": 1})
+    settled = fold.recipe.training.model_copy(
+        update={
+            "threads": task.recipe.training.threads,
+            "precision": task.recipe.training.precision,
+            "folds": 1,
+            "seeds": 1,
+        }
+    )
     return _measured(replace(fold, recipe=fold.recipe.model_copy(update={"training": settled})), device, session.tell)
 
 
@@ -255,7 +264,8 @@ def train_one(folder: RunFolder, task: Task, device: Device, session: Session, p
             load_state(state, assembly.algorithm, assembly.clock, _named(watchers))
         with stack:
             stages = assembly.algorithm.stages(task.prepared.sets)
-            train(assembly.algorithm, stages, list(watchers.values()), assembly.clock, device, non_finite)
+            way = replace(device, precision=training.precision or "float32")
+            train(assembly.algorithm, stages, list(watchers.values()), assembly.clock, way, non_finite)
         kept = _keep(task, assembly, watchers)
         _finish(folder, task, assembly, watchers, kept, prepared_seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -30,6 +31,8 @@ def plan(
     device = Device.choose(Recipe.parse(tree).training.device)
     task = open_task(data, tree, module)
     measured = measure(task, device)
+    settled = task.recipe.training.model_copy(update={"threads": measured.threads, "precision": measured.precision})
+    task = replace(task, recipe=task.recipe.model_copy(update={"training": settled}))
     assembly = build(task, device)
     model = next(iter(assembly.models.values()))
     layers = planning.layer_table(model, two_rows(task.prepared))

@@ -1,0 +1,263 @@
+"""Networks: shapes, gradients and parameter counts of every entry; layers from the recipe; modules of the user."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fathom.core.contract import Columns, Field, Model, Schema
+from fathom.core.errors import FathomError
+from fathom.core.registry import fields, networks
+from fathom.networks.cnn import convolution
+from fathom.networks.own import adopt, fingerprint
+
+ROWS = 4
+
+
+def columns(side: int, channels: int, classes: int) -> Columns:
+    generator = np.random.default_rng(0)
+    rows = max(ROWS, classes)
+    return Columns(
+        {
+            "image": generator.integers(0, 256, (rows, channels, side, side), dtype=np.uint8),
+            "a": [1.0, None, 3.0, *range(rows - 3)], "b": generator.normal(size=rows),
+            "word": ["x", "y", "z", *["x"] * (rows - 3)],
+            "class": np.arange(rows) % classes, "size": generator.normal(size=rows),
+        }  # fmt: skip
+    )
+
+
+def task(
+    inputs: dict[str, tuple[str, list[str]]], targets: tuple[str, ...] = ("class",), side: int = 8, channels: int = 1,
+    classes: int = 3,
+) -> tuple[Schema, dict[str, Tensor]]:  # fmt: skip
+    """A fitted schema and an encoded batch."""
+    kinds = {"class": "category", "size": "number"}
+    schema = Schema(
+        {name: fields[kind].make(names) for name, (kind, names) in inputs.items()},
+        {name: fields[kinds[name]].make([name]) for name in targets},
+    )
+    data = columns(side, channels, classes)
+    for item in schema.fields().values():
+        item.fit([data])
+    batch = {name: item.encode(data) for name, item in schema.inputs.items()}
+    return schema, {name: tensor[:ROWS] for name, tensor in batch.items()}  # type: ignore[index]
+
+
+PICTURE = {"image": ("image", ["image"])}
+TABLE = {"numbers": ("number", ["a", "b"]), "words": ("category", ["word"])}
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "picture": {"inputs": PICTURE},
+    "colour": {"inputs": PICTURE, "channels": 3, "side": 16},
+    "table": {"inputs": TABLE},
+    "mixed": {"inputs": {**PICTURE, **TABLE}},
+    "two targets": {"inputs": TABLE, "targets": ("class", "size")},
+    "pictures, two targets": {"inputs": PICTURE, "targets": ("class", "size")},
+}
+NEEDED = {"layers": {"layers": ["dense 5 relu"]}}
+ONE_PICTURE = {"cnn", "resnet"}
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+@pytest.mark.parametrize("name", networks.names())
+def test_every_network_on_every_schema(name: str, kind: str) -> None:
+    """It answers with one output a target and learns in every weight, or says in a sentence why it cannot be built."""
+    schema, batch = task(**SCHEMAS[kind])
+    torch.manual_seed(0)
+    try:
+        module = networks[name].build(schema, "model", **NEEDED.get(name, {}))
+    except FathomError as error:
+        assert name in ONE_PICTURE, error
+        assert kind in ("table", "mixed", "two targets")
+        assert "takes one picture" in str(error)
+        return
+    model = Model(schema, module)
+    outputs = model(batch)
+    assert {key: tuple(value.shape) for key, value in outputs.items()} == {
+        key: (ROWS, *target.outputs) for key, target in schema.targets.items()
+    }
+    sum((value * torch.randn_like(value)).sum() for value in outputs.values()).backward()  # type: ignore[union-attr]
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert bool(parameter.grad.any()), f"nothing is learnt in {key}"
+    assert isinstance(module.head, nn.Module), "`.head` names the last layer"
+    model.eval()
+    torch.testing.assert_close(model(batch), model(batch), msg="evaluation draws nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "side", "channels", "count"),
+    [
+        ("cnn", {"channels": [32], "dense": [64]}, 28, 1, 347_146),
+        ("cnn", {"channels": [32, 64], "dense": [128], "pool": "last"}, 28, 1, 1_199_882),
+        ("cnn", {"channels": [32, 64], "dense": [64]}, 32, 3, 167_562),
+        ("mlp", {"hidden": [128, 64]}, 28, 1, 109_386),
+        ("layers", {"layers": ["conv 32 3 relu", "maxpool 2", "flatten", "dense 64 relu"]}, 28, 1, 347_146),
+    ],
+)
+def test_parameter_counts_of_the_overviews(name: str, options: Any, side: int, channels: int, count: int) -> None:
+    schema, batch = task(PICTURE, side=side, channels=channels, classes=10)
+    module = networks[name].build(schema, "model", **options)
+    assert sum(p.numel() for p in module.parameters()) == count
+    assert Model(schema, module)(batch)["class"].shape == (ROWS, 10)
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "sigmoid", "tanh", "linear", "gelu", "silu"])
+def test_the_cheaper_order_is_the_usual_function(activation: str) -> None:
+    torch.manual_seed(0)
+    block = convolution(3, 5, 3, 1, activation, "none", pool=True)
+    images = torch.randn(2, 3, 9, 9)
+    usual = [layer for layer in block if not isinstance(layer, nn.MaxPool2d)] + [nn.MaxPool2d(2)]
+    torch.testing.assert_close(nn.Sequential(*block)(images), nn.Sequential(*usual)(images))
+    swapped = isinstance(block[1], nn.MaxPool2d)
+    assert swapped == (activation not in ("gelu", "silu")), "only what never falls may be swapped"
+
+
+def test_layers_of_the_recipe_swap_too_and_build_what_they_say() -> None:
+    schema, _ = task(PICTURE, side=10)
+    lines = ["conv 4 3 relu stride=2 padding=1", "maxpool 2", "batchnorm", "globalpool", "dropout 0.5", "dense 6 tanh", "layernorm"]
+    module = networks["layers"].build(schema, "model", layers=lines)
+    kinds = [type(layer).__name__ for layer in module.body]
+    assert kinds == ["Conv2d", "MaxPool2d", "ReLU", "BatchNorm2d", "AdaptiveAvgPool2d", "Flatten", "Dropout", "Linear", "Tanh", "LayerNorm"]
+    assert module.head.in_features == 6
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["conv 4 3", "dens 5"], ["line 2", "no layer 'dens'", "did you mean 'dense'"]),
+        (["conv 4 3", "flatten", "conv 4 3"], ["line 3", "conv needs a picture, but its input is flat"]),
+        (["conv 4 30"], ["line 1", "30 x 30 is larger than its input of 8 x 8"]),
+        (["conv 4"], ["line 1", "conv FILTERS KERNEL"]),
+        (["dense"], ["line 1", "dense UNITS"]),
+        (["dense many"], ["UNITS should be a whole number from 1, but 'many' came"]),
+        (["dense 5 rellu"], ["no activation 'rellu'", "did you mean 'relu'"]),
+        (["dropout 1.5"], ["from 0 up to 1, but '1.5' came"]),
+        (["maxpool 20"], ["a pool of 20 does not fit"]),
+        (["dense 5 l2=much"], ["l2 should be a number, but 'much' came"]),
+        (["dense 5 stride=2"], ["'stride' has no meaning for dense"]),
+        (["flatten l2=0.1"], ["flatten has no weights"]),
+        ([], ["network.layers is empty"]),
+        ([""], ["line 1", "is empty"]),
+        (["dense 5 relu tanh"], ["'tanh'"]),
+        (["maxpool 2 relu"], ["'relu'"]),
+        (["conv 4 3 stride=0"], ["stride should be a whole number from 1"]),
+        (["conv 4 3 stride=1.5"], ["stride should be a whole number from 1"]),
+        (["conv 4 3 padding=-1"], ["padding should be a whole number from 0"]),
+        (["flatten", "globalpool"], ["line 2", "globalpool needs a picture"]),
+    ],
+)
+def test_faults_of_layers_name_the_line(lines: list[str], words: list[str]) -> None:
+    schema, _ = task(PICTURE)
+    with pytest.raises(FathomError) as caught:
+        networks["layers"].build(schema, "model", layers=lines)
+    for word in words:
+        assert word in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cnn", "resnet"])
+def test_pictures_that_are_too_small_are_refused(name: str) -> None:
+    schema, _ = task(PICTURE, side=8)
+    with pytest.raises(FathomError, match="Pictures of 8 x 8"):
+        networks[name].build(schema, "model", channels=[4] * 5)
+
+
+# ---- the user's own module -----------------------------------------------------------------------------------
+
+
+def samples(schema: Schema, batch: dict[str, Tensor]) -> list[Tensor]:
+    return [item.layer()(batch[name]) for name, item in schema.inputs.items()]
+
+
+def own(module: nn.Module, classes: int = 3, **options: Any) -> tuple[nn.Module, list[Tensor]]:
+    schema, batch = task(options.pop("inputs", {"x": ("number", ["b"])}), classes=classes, **options)
+    given = samples(schema, batch)
+    return adopt(module, schema, given), given
+
+
+class Functional(nn.Module):
+    """Ends in a function, which no layer shows."""
+
+    def __init__(self, end: Any) -> None:
+        super().__init__()
+        self.inner, self.end = nn.Linear(1, 3), end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.inner(x))
+
+
+@pytest.mark.parametrize(
+    ("module", "word"),
+    [
+        (nn.Sequential(nn.Linear(1, 3), nn.Softmax(1)), "softmax"),
+        (nn.Sequential(nn.Linear(1, 3), nn.LogSoftmax(1)), "log-softmax"),
+        (nn.Sequential(nn.Linear(1, 3), nn.Sigmoid()), "sigmoid"),
+        (Functional(lambda x: x.softmax(1)), "softmax"),
+        (Functional(lambda x: x.log_softmax(1)), "log-softmax"),
+    ],
+)
+def test_a_module_that_ends_in_probabilities_is_refused(module: nn.Module, word: str) -> None:
+    with pytest.raises(FathomError, match=rf"ends in a {word}\. Fathom's losses take logits"):
+        own(module)
+
+
+def test_a_module_of_logits_is_taken_as_it_is() -> None:
+    module = nn.Linear(1, 3)
+    adopted, given = own(module)
+    assert torch.equal(adopted(*given), module(*given))
+    assert module.training
+    assert fingerprint(module) == fingerprint(nn.Linear(1, 3)) != fingerprint(nn.Linear(1, 4))
+
+
+def test_a_wrong_width_and_a_failing_module_are_told() -> None:
+    with pytest.raises(FathomError, match=r"Linear returns 5 numbers a row; 'class' needs 3\. Make its last layer 3 wide"):
+        own(nn.Linear(1, 5))
+    with pytest.raises(FathomError, match=r"Linear fails on a batch of inputs of shape \(4, 1\): RuntimeError"):
+        own(nn.Linear(2, 3))
+
+
+def test_one_logit_answers_two_classes() -> None:
+    module = nn.Linear(1, 1)
+    adopted, given = own(module, classes=2)
+    torch.testing.assert_close(adopted(*given).softmax(1)[:, 1], module(*given).sigmoid()[:, 0])
+
+
+def test_one_number_does_not_answer_two_numbers() -> None:
+    """Only two classes can be told apart by one logit; two regression columns cannot be answered by one number."""
+    schema, batch = task({"x": ("number", ["b"])}, targets=())
+    target: Field = fields["number"].make(["b", "size"])
+    target.fit([columns(8, 1, 3)])
+    schema = Schema(schema.inputs, {"both": target})
+    with pytest.raises(FathomError, match="returns 1 numbers a row; 'both' needs 2"):
+        adopt(nn.Linear(1, 1), schema, samples(schema, batch))
+
+
+def test_keras_on_torch() -> None:
+    if importlib.util.find_spec("keras") is None:
+        pytest.skip("keras is not installed (pip install fathom[test])")
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own imports warn
+        import keras
+
+        if keras.backend.backend() != "torch":
+            pytest.skip("keras runs on another backend in this process")
+        layers = keras.layers
+        build = lambda *last: keras.Sequential(  # noqa: E731
+            [layers.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.Flatten(), *last]
+        )
+        plain, soft = build(layers.Dense(3)), build(layers.Dense(3, activation="softmax"))
+        late = build(layers.Dense(3), layers.Softmax())
+        adopted, given = own(plain, inputs=PICTURE, channels=3)
+        expected = plain(given[0].permute(0, 2, 3, 1))
+        torch.testing.assert_close(adopted(*given), expected)
+        for module in (soft, late):
+            with pytest.raises(FathomError, match="ends in a softmax"):
+                own(module, inputs=PICTURE, channels=3)
