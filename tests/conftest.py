@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+# No deadline, since a busy machine is no fault; the same examples every time, so that a failure is there again.
+settings.register_profile("fathom", deadline=None, derandomize=True, database=None)
+settings.load_profile("fathom")
 
 
 @pytest.fixture(autouse=True)

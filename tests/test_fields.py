@@ -89,8 +89,8 @@ def test_numbers_are_standardized_and_gaps_flagged() -> None:
     columns = Columns({"a": pa.array([1.0, None, 3.0]), "b": [4, 5, 6]})
     item = fitted("number", columns)
     encoded = item.encode(columns)
-    assert encoded[0].tolist() == [1.0, 4.0]  # type: ignore[index]
-    assert encoded[1].isnan().tolist() == [True, False]  # type: ignore[index]
+    assert encoded[0].tolist() == [1.0, 4.0]
+    assert encoded[1].isnan().tolist() == [True, False]
     spread = np.sqrt(2 / 3)
     expected = [[-1, -1 / spread, 0], [0, 0, 1], [1, 1 / spread, 0]]
     torch.testing.assert_close(item.layer()(encoded), torch.tensor(expected, dtype=torch.float32))
@@ -102,7 +102,7 @@ def test_number_targets_go_to_standardized_units_and_back() -> None:
     columns = Columns({"a": [1.0, 2.0, 6.0], "b": [0.0, 0.0, 0.0]})
     item = fitted("number", columns)
     values = item.encode(columns, target=True)
-    scaled = item.scale(values)  # type: ignore[attr-defined]
+    scaled = item.scale(values)
     torch.testing.assert_close(scaled.mean(0), torch.zeros(2))
     torch.testing.assert_close(scaled[:, 0].std(correction=0), torch.tensor(1.0))
     assert [answer["answer"] for answer in item.decode(scaled)] == [pytest.approx([a, 0.0]) for a in (1, 2, 6)]
@@ -121,35 +121,35 @@ def test_numbers_that_cannot_be_used_are_faults_of_their_rows() -> None:
     with pytest.raises(RowFaults) as caught:
         item.encode(Columns({"a": pa.array([1.0, None])}), target=True)
     assert caught.value.reasons == {1: "'a' is missing"}
-    assert item.encode(Columns({"a": [True, False]})).tolist() == [[1.0], [0.0]]  # type: ignore[union-attr]
+    assert item.encode(Columns({"a": [True, False]})).tolist() == [[1.0], [0.0]]
 
 
 # ---- categories --------------------------------------------------------------------------------------------
 
 
 def test_categories_number_their_words_in_natural_order() -> None:
-    assert fitted("category", Columns({"c": ["10", "9", "b", "a", "2.5"]})).classes == ["2.5", "9", "10", "a", "b"]  # type: ignore[attr-defined]
-    assert fitted("category", Columns({"c": [True, False]})).classes == ["False", "True"]  # type: ignore[attr-defined]
+    assert fitted("category", Columns({"c": ["10", "9", "b", "a", "2.5"]})).classes == ["2.5", "9", "10", "a", "b"]
+    assert fitted("category", Columns({"c": [True, False]})).classes == ["False", "True"]
 
 
 @given(st.permutations(["nan", "3", "inf", "1", "b", "2", "-inf", "", "a"]))
 def test_the_order_of_classes_does_not_depend_on_the_rows(words: list[str]) -> None:
-    assert fitted("category", Columns({"c": words})).classes == ["1", "2", "3", "", "-inf", "a", "b", "inf", "nan"]  # type: ignore[attr-defined]
+    assert fitted("category", Columns({"c": words})).classes == ["1", "2", "3", "", "-inf", "a", "b", "inf", "nan"]
 
 
 def test_three_and_three_point_zero_are_one_class() -> None:
     item = fitted("category", Columns({"c": [3.0, 1.0]}))
-    assert item.classes == ["1", "3"]  # type: ignore[attr-defined]
+    assert item.classes == ["1", "3"]
     for form in ([3, 1], [3.0, 1.0], ["3", "1"]):
-        assert item.encode(Columns({"c": form}), target=True).tolist() == [1, 0]  # type: ignore[union-attr]
+        assert item.encode(Columns({"c": form}), target=True).tolist() == [1, 0]
     coded = pa.chunked_array([pa.array(["3", "1", "3"]).dictionary_encode()])
-    assert item.encode(Columns({"c": coded}), target=True).tolist() == [1, 0, 1]  # type: ignore[union-attr]
+    assert item.encode(Columns({"c": coded}), target=True).tolist() == [1, 0, 1]
 
 
 def test_unseen_and_missing_words_have_a_defined_place_as_inputs_and_are_faults_as_targets() -> None:
     item = fitted("category", Columns({"c": ["cat", "dog", ""]}))
     new = Columns({"c": ["dog", "dgo", None, ""]})
-    assert item.encode(new).squeeze(1).tolist() == [3, 0, 0, 1]  # type: ignore[union-attr]
+    assert item.encode(new).squeeze(1).tolist() == [3, 0, 0, 1]
     with pytest.raises(RowFaults) as caught:
         item.encode(new, target=True)
     assert caught.value.reasons == {
@@ -162,10 +162,10 @@ def test_integer_string_and_one_hot_labels_mean_the_same() -> None:
     forms = [labels, [str(label) for label in labels], np.eye(3, dtype=np.float32)[labels]]
     encoded = [fitted("category", Columns({"c": form})).encode(Columns({"c": form}), target=True) for form in forms]
     for one in encoded:
-        assert one.tolist() == labels  # type: ignore[union-attr]
+        assert one.tolist() == labels
     soft = np.array([[0.2, 0.8], [1.0, 0.0]], np.float32)
     item = fitted("category", Columns({"c": soft}))
-    assert torch.equal(item.encode(Columns({"c": soft}), target=True), torch.from_numpy(soft))  # type: ignore[arg-type]
+    assert torch.equal(item.encode(Columns({"c": soft}), target=True), torch.from_numpy(soft))
 
 
 def test_one_hot_and_embedded_columns_stand_side_by_side() -> None:
@@ -196,7 +196,7 @@ def test_labels_from_columns_and_from_lists_are_the_same() -> None:
     for columns in (flags, lists):
         item = fitted("labels", columns)
         assert item.state["classes"] == ["x", "y"]
-        assert item.encode(columns, target=True).tolist() == [[1, 0], [0, 1], [1, 1]]  # type: ignore[union-attr]
+        assert item.encode(columns, target=True).tolist() == [[1, 0], [0, 1], [1, 1]]
     answer = fitted("labels", lists).decode(torch.tensor([[5.0, -5.0]]))[0]
     assert answer["answer"] == ["x"]
     with pytest.raises(RowFaults) as caught:
@@ -223,7 +223,7 @@ def test_arrays_in_every_layout(layout: str) -> None:
     grey = layout in ("NHW", "NHW1", "N1HW")
     expected = RGB.transpose(0, 3, 1, 2)[:, :1] if grey else RGB.transpose(0, 3, 1, 2)
     assert item.shape == expected.shape[1:]
-    assert torch.equal(item.encode(columns), torch.from_numpy(expected.copy()))  # type: ignore[arg-type]
+    assert torch.equal(item.encode(columns), torch.from_numpy(expected.copy()))
     standardized = item.layer()(item.encode(columns))
     torch.testing.assert_close(standardized.mean((0, 2, 3)), torch.zeros(len(expected[0])), atol=1e-4, rtol=0)
     strides = standardized.stride()
@@ -234,7 +234,7 @@ def test_floats_of_bytes_are_scaled_once() -> None:
     """0 to 255 as bytes, as floats and as shares are one and the same picture to a field fitted on bytes."""
     item = fitted("image", Columns({"image": RGB}))
     for form in (RGB.astype(np.float32), (RGB / 255).astype(np.float32), RGB.astype(np.int64)):
-        assert torch.equal(item.encode(Columns({"image": form})), item.encode(Columns({"image": RGB})))  # type: ignore[arg-type]
+        assert torch.equal(item.encode(Columns({"image": form})), item.encode(Columns({"image": RGB})))
 
 
 def test_a_source_hands_shares_over_as_bytes() -> None:
@@ -247,15 +247,17 @@ def test_a_source_hands_shares_over_as_bytes() -> None:
         columns, schema = source.columns(), source.schema()
         (item,) = schema.inputs.values()
         item.fit([columns.select(item.columns)])
-        assert torch.equal(item.encode(columns), torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))  # type: ignore[arg-type]
+        assert torch.equal(item.encode(columns), torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
 
 
-def encoded(picture: Pillow.Image, form: str = "PNG", shape: tuple[int, int, int] = (3, 4, 4), **save: Any) -> np.ndarray:
+def encoded(
+    picture: Pillow.Image, form: str = "PNG", shape: tuple[int, int, int] = (3, 4, 4), **save: Any
+) -> np.ndarray:
     data = io.BytesIO()
     picture.save(data, form, **save)
     item: Field = fields["image"].make(["image"])
     item.state = {"shape": list(shape), "mean": [0.0] * shape[0], "std": [1.0] * shape[0], "float": False}
-    rows: torch.Tensor = item.encode(Columns({"image": [data.getvalue()]}))  # type: ignore[assignment]
+    rows: torch.Tensor = item.encode(Columns({"image": [data.getvalue()]}))
     return rows[0].numpy()
 
 

@@ -185,9 +185,7 @@ def task(steps: int = 12) -> tuple[Algorithm, Clock, dict[str, TensorSet]]:
     schema = Schema({"x": fields["number"].make(["a", "b"])}, {"y": fields["category"].make(["y"])})
     for item in schema.fields().values():
         item.fit([columns])
-    data = TensorSet(
-        {"x": schema.inputs["x"].encode(columns), "y": schema.targets["y"].encode(columns, target=True)}  # type: ignore[dict-item]
-    )
+    data = TensorSet({"x": schema.inputs["x"].encode(columns), "y": schema.targets["y"].encode(columns, target=True)})
     recipe = Recipe.parse({"training": {"steps": steps, "batch": 10, "average": 0.9}})
     module = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 2))
     clock = Clock()
@@ -212,7 +210,7 @@ def test_callbacks_leave_no_trace_in_training(tmp_path: Path) -> None:
         watchers = []
         if watched:
             history = History(4, lambda: {"loss": float(torch.rand(()))}, lambda: 0.1, tmp_path / "metrics.jsonl")
-            best = Best(history, "loss", lambda: algorithm.models["model"].state_dict())
+            best = Best(history, "loss", algorithm.models["model"].state_dict)
             store = CheckpointStore(tmp_path / "checkpoints")
             watchers = [
                 history, best, EarlyStop(best, 99), TensorBoard(history, tmp_path / "tensorboard"),
@@ -247,7 +245,7 @@ def test_nothing_is_fitted_on_rows_that_judge() -> None:
         import pyarrow as pa
 
         source = open_source(pa.table(table), Data(target=["y"]))
-        source.given_splits = lambda: training  # type: ignore[method-assign]
+        source.given_splits = lambda: training
         return prepare(source, Data(target=["y"]), seed=0).schema.to_json()
 
     assert fitted(frame, parts) == fitted(other, parts)

@@ -39,7 +39,9 @@ def optimize(module: nn.Module, options: Training, steps: int = 20) -> Optimizer
     return optimizer
 
 
-def reference(module: nn.Module, make: Callable[..., torch.optim.Optimizer], steps: int = 20, decay: float = 0.0) -> None:
+def reference(
+    module: nn.Module, make: Callable[..., torch.optim.Optimizer], steps: int = 20, decay: float = 0.0
+) -> None:
     """Plain torch with separate parameters; decoupled decay by hand, on matrices only."""
     optimizer = make(module.parameters())
     for _ in range(steps):

@@ -68,7 +68,7 @@ def test_a_second_run_decodes_nothing_it_need_not(photos: Path, decoded: list[st
     assert measured <= {str(path) for path in photos.rglob("*.png")}
     second = read(photos)
     for name in first.store.columns:
-        assert torch.equal(first.store.columns[name], second.store.columns[name])  # type: ignore[arg-type]
+        assert torch.equal(first.store.columns[name], second.store.columns[name])
     assert len(list((cache_folder() / "encoded").iterdir())) == 1
 
 
@@ -80,11 +80,11 @@ def test_a_changed_file_and_a_damaged_cache_are_noticed(photos: Path) -> None:
     assert second.fingerprint != first.fingerprint
     name = next(iter(second.schema.inputs))
     row = second.columns[second.schema.inputs[name].columns[0]].to_pylist().index(str(victim))
-    assert second.store.columns[name][row].float().mean((1, 2)).tolist() == [255.0, 0.0, 0.0]  # type: ignore[index]
+    assert second.store.columns[name][row].float().mean((1, 2)).tolist() == [255.0, 0.0, 0.0]
     for file in (cache_folder() / "encoded").rglob("*.bin"):
         file.write_bytes(file.read_bytes()[:-1])
     third = read(photos)
-    assert torch.equal(third.store.columns[name], second.store.columns[name])  # type: ignore[arg-type]
+    assert torch.equal(third.store.columns[name], second.store.columns[name])
 
 
 def test_a_cache_that_cannot_be_written_costs_time_only(
@@ -108,9 +108,11 @@ def test_beyond_the_budget_tensors_are_mapped_and_equal() -> None:
     inside, _ = encode(schema, columns, memory=4.0)
     outside, _ = encode(schema, columns, memory=1e-9)
     for name in inside.columns:
-        assert torch.equal(inside.columns[name], outside.columns[name])  # type: ignore[arg-type]
+        assert torch.equal(inside.columns[name], outside.columns[name])
     assert (cache_folder() / "mapped").is_dir()
-    assert list((cache_folder() / "mapped").iterdir()) == [], "the file lives as long as its tensor, and no name is left"
+    assert list((cache_folder() / "mapped").iterdir()) == [], (
+        "the file lives as long as its tensor, and no name is left"
+    )
 
 
 def test_chunks_give_what_one_piece_gives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,12 +121,14 @@ def test_chunks_give_what_one_piece_gives(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(preparing, "_chunk_rows", lambda schema: 256)
     pieces, _ = encode(schema, columns)
     for name in whole.columns:
-        assert torch.equal(whole.columns[name], pieces.columns[name])  # type: ignore[arg-type]
+        assert torch.equal(whole.columns[name], pieces.columns[name])
 
 
 def test_bad_rows_are_left_out_and_named(photos: Path) -> None:
     (photos / "cat" / "2.png").write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=r"1 of 40 rows cannot be used: .*2\.png: it is not a picture.*data\.bad_rows=0\.0[34]"):
+    with pytest.raises(
+        DataError, match=r"1 of 40 rows cannot be used: .*2\.png: it is not a picture.*data\.bad_rows=0\.0[34]"
+    ):
         read(photos)
     prepared = read(photos, bad_rows=0.1)
     assert any("1 rows are left out" in note and "2.png" in note for note in prepared.notes)

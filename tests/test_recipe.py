@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,6 @@ def test_parse_reads_what_tables_and_toml_write(
     }
     recipe = Recipe.parse(tree)
     assert Recipe.parse(recipe.tables()) == recipe
-    import tomllib
-
     assert Recipe.parse(tomllib.loads(recipe.toml())) == recipe
 
 
@@ -114,7 +113,7 @@ def test_toml_files(tmp_path: Path) -> None:
     path.write_text(recipe.toml(), "utf-8")
     assert Recipe.parse(Recipe.read(path)) == recipe
     path.write_text("[training\n", "utf-8")
-    with pytest.raises(FathomError, match="not valid TOML: .*line 1"):
+    with pytest.raises(FathomError, match=r"not valid TOML: .*line 1"):
         Recipe.read(path)
     with pytest.raises(FathomError, match="cannot be read"):
         Recipe.read(tmp_path / "none.toml")
@@ -178,9 +177,9 @@ def test_another_network_forgets_the_options_of_the_first() -> None:
 
 
 def test_merge_refuses_what_has_no_place() -> None:
-    with pytest.raises(FathomError, match="'epochs' is not a key of a recipe; write section.key=value"):
+    with pytest.raises(FathomError, match=r"'epochs' is not a key of a recipe; write section\.key=value"):
         merge({}, {"epochs": 5})
-    with pytest.raises(FathomError, match="'training.epochs' is not a table"):
+    with pytest.raises(FathomError, match=r"'training\.epochs' is not a table"):
         merge({"training": {"epochs": 5}}, {"training.epochs.more": 1})
     assert merge({}, {"data.image.size": 32}) == {"data": {"image": {"size": 32}}}
 
@@ -189,7 +188,7 @@ def test_flags() -> None:
     assert flag_changes({"epochs": 5, "lr": None, "network.dropout": 0.5, "out": Path("here")}) == {
         "training.epochs": 5, "network.dropout": 0.5, "training.out": "here",
     }  # fmt: skip
-    with pytest.raises(FathomError, match="no argument 'epoch'. Did you mean 'epochs'?"):
+    with pytest.raises(FathomError, match=r"no argument 'epoch'\. Did you mean 'epochs'\?"):
         flag_changes({"epoch": 5})
 
 

@@ -32,7 +32,7 @@ def test_a_module_of_the_folder_registers_itself(tmp_path: Path, monkeypatch: py
     (tmp_path / "test_registry_things.py").write_text(
         f"from fathom.core.registry import Registry\nthings = Registry('thing', '{name}')\n"
     )
-    import test_registry_things  # type: ignore[import-not-found]
+    import test_registry_things
 
     entry = test_registry_things.things["one"]
     assert (entry.summary, entry.about) == ("First line.", {"pros": "small"})
@@ -72,7 +72,9 @@ def test_knobs_come_from_signature_and_class_body() -> None:
         things["function"].build(1, unit=2)
     with pytest.raises(FathomError, match=r"function.units = 'many' is not allowed: it should be a valid integer"):
         things["function"].build(1, units="many")
-    with pytest.raises(FathomError, match=r"There is no thing 'functoin'. Did you mean 'function'\? Known: class, function"):
+    with pytest.raises(
+        FathomError, match=r"There is no thing 'functoin'. Did you mean 'function'\? Known: class, function"
+    ):
         things["functoin"]
 
 

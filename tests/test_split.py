@@ -101,7 +101,7 @@ def test_the_seed_decides_and_nothing_else() -> None:
 
 
 def test_an_empty_part_is_refused() -> None:
-    with pytest.raises(DataError, match=r"The validation split would be empty: 3 rows, 3 of them different.*data\.validation=0\.3"):
+    with pytest.raises(DataError, match=r"validation split would be empty: 3 rows, 3 of them .*data\.validation=0\.3"):
         divide(np.arange(3), {"test": 0.3, "validation": 0.01}, 0)
     with pytest.raises(DataError, match="1 of them different"):
         divide(np.zeros(50, np.int64), SHARES, 0)

@@ -70,7 +70,7 @@ def test_hashes_see_content_not_form(tmp_path: Path) -> None:
 def test_ragged_rows_are_gathered_and_padded(rows: list[list[int]], chance: object) -> None:
     values = torch.tensor([value for row in rows for value in row] or [0])
     ragged = Ragged(values, torch.tensor([0, *np.cumsum([len(row) for row in rows])]))
-    index = torch.tensor([chance.randrange(len(rows)) for _ in range(4)])  # type: ignore[attr-defined]
+    index = torch.tensor([chance.randrange(len(rows)) for _ in range(4)])
     padded, mask = ragged.gather(index)
     for row, place in enumerate(index.tolist()):
         assert padded[row][mask[row]].tolist() == rows[place]
@@ -83,7 +83,7 @@ def test_subsets_are_views_of_the_same_rows() -> None:
         part = data.subset(index)
         assert part.batch(torch.arange(3))["x"].tolist() == index.tolist()
         assert part.subset(torch.tensor([2, 0])).batch(torch.arange(2))["x"].tolist() == index[[2, 0]].tolist()
-    assert data.subset(torch.tensor([2, 3, 4])).columns["x"].data_ptr() == data.columns["x"][2:].data_ptr()  # type: ignore[union-attr,index]
+    assert data.subset(torch.tensor([2, 3, 4])).columns["x"].data_ptr() == data.columns["x"][2:].data_ptr()
     assert len(data.subset(torch.tensor([], dtype=torch.int64))) == 0
     batches = list(data.batches(4))
     assert [len(batch["x"]) for batch in batches] == [4, 4, 2]

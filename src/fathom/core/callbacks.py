@@ -194,6 +194,14 @@ class EarlyStop(Watcher):
         self.stopped = self.best.history.fresh and len(lines) - self.best.epoch >= self.patience
         return "end_run" if self.stopped else "continue"
 
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it has ended the run: one that is killed afterwards must not train on when it is resumed."""
+        return {"stopped": self.stopped}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+        self.stopped = state["stopped"]
+
 
 class Deadline(Watcher):
     """Ends the run when its minutes are over, should the planned steps take longer than the trial promised."""

@@ -313,6 +313,8 @@ class RunFolder:
         folder = os.open(self.path, os.O_RDONLY)  # the folder itself is locked, so that no file is left behind
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for unfinished in self.path.rglob(".*.part"):  # what a killed process was writing
+                unfinished.unlink(missing_ok=True)
             yield
         except BlockingIOError as error:
             raise RunError(f"Another process is training in {self.path}; wait for it or stop it.") from error

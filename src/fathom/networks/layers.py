@@ -48,6 +48,13 @@ def _whole(word: str, what: str) -> int:
     return int(word)
 
 
+def _option(options: dict[str, float], name: str, default: int, least: int) -> int:
+    value = options.pop(name, float(default))
+    if not value.is_integer() or value < least:
+        raise LineError(f"{name} should be a whole number from {least}, but '{value:g}' came")
+    return int(value)
+
+
 def _share(word: str) -> float:
     try:
         value = float(word)
@@ -78,7 +85,7 @@ def _conv(words: list[str], options: dict[str, float], shape: Shape) -> tuple[li
     if len(shape) != 3:
         raise LineError("conv needs a picture, but its input is flat")
     filters, kernel = _whole(words[0], "FILTERS"), _whole(words[1], "KERNEL")
-    stride, padding = int(options.pop("stride", 1)), int(options.pop("padding", 0))
+    stride, padding = _option(options, "stride", 1, least=1), _option(options, "padding", 0, least=0)
     size = [(side + 2 * padding - kernel) // stride + 1 for side in shape[1:]]
     if min(size) < 1:
         raise LineError(f"a filter of {kernel} x {kernel} is larger than its input of {shape[1]} x {shape[2]}")
@@ -104,6 +111,8 @@ def _pool(make: Callable[[int], nn.Module]) -> Callable[..., tuple[list[nn.Modul
 
 
 def _global(words: list[str], options: dict[str, float], shape: Shape) -> tuple[list[nn.Module], Shape]:
+    if len(shape) != 3:
+        raise LineError("globalpool needs a picture, but its input is flat")
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten()], (shape[0],)
 
 
@@ -137,12 +146,17 @@ KINDS: dict[str, Callable[[list[str], dict[str, float], Shape], tuple[list[nn.Mo
 }
 
 
+MOST_WORDS = {"conv": 3, "dense": 2, "maxpool": 1, "avgpool": 1, "dropout": 1}  # after the name; none for the others
+
+
 def parse_line(line: str, shape: Shape) -> tuple[list[nn.Module], Shape]:
     """One line of the list -> its modules and the shape after them.
 
     Raises:
         LineError: says what is wrong.
     """
+    if not line.split():
+        raise LineError("it is empty")
     name, *rest = line.split()
     if name not in KINDS:
         guess = nearest(name, KINDS)
@@ -155,7 +169,10 @@ def parse_line(line: str, shape: Shape) -> tuple[list[nn.Module], Shape]:
         except ValueError as error:
             raise LineError(f"{key} should be a number, but '{value}' came") from error
     penalties = {key: options.pop(key) for key in ("l1", "l2") if key in options}
-    modules, after = KINDS[name]([word for word in rest if "=" not in word], options, shape)
+    words = [word for word in rest if "=" not in word]
+    if extra := words[MOST_WORDS.get(name, 0) :]:
+        raise LineError(f"'{extra[0]}' has no meaning after {' '.join([name, *words[: -len(extra)]])}")
+    modules, after = KINDS[name](words, options, shape)
     if options:
         raise LineError(f"'{next(iter(options))}' has no meaning for {name}")
     weighted = [module for module in modules if isinstance(module, nn.Linear | nn.Conv2d)]

@@ -78,7 +78,7 @@ def adopt(module: nn.Module, schema: Schema, samples: list[Tensor]) -> Own:
     if not isinstance(output, Tensor):
         return Own(module, channels_last, pair=False)
     wanted, came = output_size(schema), output.numel() // len(output)
-    if wanted == 2 and came == 1:
+    if wanted == 2 and came == 1 and [target.kind for target in schema.targets.values()] == ["category"]:
         return Own(module, channels_last, pair=True)
     if came != wanted:
         targets = ", ".join(f"'{n}' needs {t.outputs[0]}" for n, t in schema.targets.items())

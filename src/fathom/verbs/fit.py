@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fathom.analysis import plan
 from fathom.core import callbacks
 from fathom.core import device as devices
-from fathom.core.contract import Predictor, Schema, TensorSet, epoch_steps
+from fathom.core.contract import Clock, Predictor, Schema, Stage, TensorSet, epoch_steps
 from fathom.core.device import Device
 from fathom.core.diagnose import non_finite
 from fathom.core.errors import FathomError, RunError, unknown
@@ -264,10 +264,18 @@ def train_one(folder: RunFolder, task: Task, device: Device, session: Session, p
             load_state(state, assembly.algorithm, assembly.clock, _named(watchers))
         with stack:
             stages = assembly.algorithm.stages(task.prepared.sets)
+            if _was_stopped(watchers, assembly.clock, stages):
+                stages = []
             way = replace(device, precision=training.precision or "float32")
             train(assembly.algorithm, stages, list(watchers.values()), assembly.clock, way, non_finite)
         kept = _keep(task, assembly, watchers)
         _finish(folder, task, assembly, watchers, kept, prepared_seconds)
+
+
+def _was_stopped(watchers: Mapping[str, Any], clock: Clock, stages: Sequence[Stage]) -> bool:
+    """Whether early stopping had ended the run before it was killed; a larger budget takes it up again."""
+    early_stop = watchers.get("early_stop")
+    return bool(early_stop and early_stop.stopped and clock.steps >= stages[clock.stage].steps)
 
 
 def _named(watchers: Mapping[str, Any]) -> dict[str, Any]:
@@ -438,6 +446,11 @@ def _resume(resume: Run | str | Path, data: Any, changes: Mapping[str, Any], ses
             f"{folder.path} was trained on data in memory; give them again: fathom.fit(data, resume={str(folder.path)!r})"
         )
     if folder.file("results.json").exists() and not changes:
+        if not folder.file("report.html").exists():  # killed between the results and the page
+            from fathom.analysis.report import write_report
+
+            with folder.lock():
+                write_report(folder)
         session.tell(f"{folder.path} is finished; give more --epochs to go on.")
         return Run(folder)
     begin = time.perf_counter()

@@ -72,8 +72,9 @@ def write_answers(answers: Sequence[dict[str, Any]], path: Path) -> None:
         write_atomic(path, json.dumps(list(answers), indent=1).encode())
     elif path.suffix == ".csv":
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in flat for key in row)))
-        writer.writeheader()
+        names = list(dict.fromkeys(key for row in flat for key in row))
+        writer = csv.DictWriter(text, names)
+        writer.writerow({name: harmless(name) for name in names})
         writer.writerows({key: harmless(value) for key, value in row.items()} for row in flat)
         write_atomic(path, text.getvalue().encode())
     else:
