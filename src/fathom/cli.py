@@ -71,9 +71,14 @@ def say(line: str) -> None:
     print(line, file=sys.stderr)
 
 
-def print_json(value: Any) -> None:
-    """A line for programs, on stdout."""
-    print(json.dumps(value, indent=1, default=str))
+def show(value: Any, as_json: bool, how: str, *more: Any) -> None:
+    """The result of a verb on stdout: JSON for programs, or `console.print_<how>` for people."""
+    if as_json:
+        print(json.dumps(value, indent=1, default=str))
+        return
+    from fathom import console
+
+    getattr(console, f"print_{how}")(value, *more)
 
 
 def print_version(asked: bool) -> None:
@@ -126,12 +131,7 @@ def fit(
         keys, data = [data, *(keys or [])], None
     changes = {**flags, **assignments(keys), **({"data.download": True} if download else {})}
     run = run_fit(data, resume=resume, tell=(lambda line: None) if as_json else say, **changes)
-    if as_json:
-        print_json({"run": str(run.path), **run.results})
-    else:
-        from fathom import console
-
-        console.print_run(run)
+    show({"run": str(run.path), **run.results}, as_json, "run")
 
 
 @app.command()
@@ -155,12 +155,7 @@ def plan(
     from fathom.verbs.plan import plan as make_plan
 
     made = make_plan(data, **{**flags, **assignments(keys), **({"data.download": True} if download else {})})
-    if as_json:
-        print_json(made)
-    else:
-        from fathom import console
-
-        console.print_plan(made)
+    show(made, as_json, "plan")
 
 
 @app.command()
@@ -176,12 +171,7 @@ def evaluate(
     from fathom.verbs.evaluate import evaluate as judge
 
     results = judge(run, data)
-    if as_json:
-        print_json(results)
-    else:
-        from fathom import console
-
-        console.print_results(results)
+    show(results, as_json, "results")
 
 
 @app.command()
@@ -204,12 +194,8 @@ def predict(
     if output:
         write_answers(answers, Path(output))
         say(f"{len(answers)} answers written to {output}")
-    elif as_json:
-        print_json(answers)
     else:
-        from fathom import console
-
-        console.print_answers(answers)
+        show(answers, as_json, "answers")
 
 
 @app.command()
@@ -229,12 +215,7 @@ def runs(
     from fathom.verbs.runs import runs as all_runs
 
     lines = all_runs(out)
-    if as_json:
-        print_json(lines)
-    else:
-        from fathom import console
-
-        console.print_runs(lines, out)
+    show(lines, as_json, "runs", out)
 
 
 @app.command()
@@ -246,12 +227,7 @@ def compare(
     from fathom.verbs.runs import compare as side_by_side
 
     table = side_by_side(*chosen)
-    if as_json:
-        print_json(table)
-    else:
-        from fathom import console
-
-        console.print_comparison(table)
+    show(table, as_json, "comparison")
 
 
 @app.command("list")
@@ -265,12 +241,7 @@ def list_components(
     from fathom.verbs.listing import listing
 
     entries = listing(kind)
-    if as_json:
-        print_json(entries)
-    else:
-        from fathom import console
-
-        console.print_listing(kind, entries)
+    show(entries, as_json, "listing")
 
 
 def main() -> None:

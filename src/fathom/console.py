@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ SHOWN = (
 
 def console() -> Console:
     """A console on stdout; colour only on a terminal and without NO_COLOR."""
-    return Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def table(*columns: str) -> Table:
@@ -75,9 +76,8 @@ def print_results(results: Mapping[str, Any]) -> None:
         out.print(f"Note: {note}", style="dim", soft_wrap=True)
 
 
-def print_run(run: Any) -> None:
+def print_run(results: Mapping[str, Any]) -> None:
     """The result of a finished run, and what to type next."""
-    results = run.results
     print_results(results)
     out = console()
     seconds = results["seconds"]
@@ -85,7 +85,7 @@ def print_run(run: Any) -> None:
         f"{results['parameters']:,} parameters; {results['kept']}; prepared in {seconds['prepare']:.1f} s, "
         f"trained in {seconds['train']:.1f} s, judged in {seconds['evaluate']:.1f} s"
     )
-    out.print(f"\nRun       {run.path}\nReport    {run.path / 'report.html'}", soft_wrap=True)
+    out.print(f"\nRun       {results['run']}\nReport    {results['run']}/report.html", soft_wrap=True)
     for command in results["next"]:
         out.print(f"Next      {command}", soft_wrap=True)
 
@@ -141,18 +141,13 @@ def print_runs(lines: Sequence[Mapping[str, Any]], out: str) -> None:
     if not lines:
         console().print(f"No runs in {out}/ yet. Start with: fathom fit digits")
         return
-    shown = table("run", "began", "task", "network", "result", "seconds")
+    shown = table("run", "task", "network", "result", "seconds")
     for line in lines:
         finished = line["state"] == "finished"
         result = f"{words(line['metric'])} {estimate(line)}" if finished else line["state"]
         shown.add_row(
-            line["name"],
-            line["began"],
-            line.get("task", ""),
-            line.get("network", ""),
-            result,
-            str(line.get("seconds", "")),
-        )
+            line["name"], line.get("task", ""), line.get("network", ""), result, str(line.get("seconds", ""))
+        )  # fmt: skip
     console().print(shown)
 
 
@@ -169,7 +164,7 @@ def print_comparison(compared: Mapping[str, Any]) -> None:
     console().print(shown)
 
 
-def print_listing(kind: str, entries: Sequence[Mapping[str, Any]]) -> None:
+def print_listing(entries: Sequence[Mapping[str, Any]]) -> None:
     """Every component with its hyperparameters."""
     out = console()
     for entry in entries:
