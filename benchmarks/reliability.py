@@ -73,7 +73,9 @@ def straight(folder: Path, words: tuple[str, ...]) -> tuple[Path, float]:
     return folder / "runs" / "run", time.monotonic() - start
 
 
-def chain(folder: Path, words: tuple[str, ...], wanted: object, seconds: float, most: int, draw: random.Random, kills: Kills) -> None:
+def chain(
+    folder: Path, words: tuple[str, ...], wanted: object, seconds: float, most: int, draw: random.Random, kills: Kills
+) -> None:
     """Kill, resume, kill ... and compare the end."""
     run = folder / "runs" / "run"
     command: tuple[str, ...] = ("fit", *words, "--name", "run")

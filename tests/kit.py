@@ -1,9 +1,9 @@
 """What several tests share: small data, the command line in this process, and the command line in one that can be killed.
 
-    cli(*words)               run the command line here      -> Said(code, out, err)
-    Killable(folder, *words)  run it in a process of its own that can be killed; starts at once (forked)
-    table(path, ...)          a small table to learn from
-    hurt(path, random)        one random fault in a file: a flipped bit, a cut, a zeroed stretch
+cli(*words)               run the command line here      -> Said(code, out, err)
+Killable(folder, *words)  run it in a process of its own that can be killed; starts at once (forked)
+table(path, ...)          a small table to learn from
+hurt(path, random)        one random fault in a file: a flipped bit, a cut, a zeroed stretch
 """
 
 from __future__ import annotations

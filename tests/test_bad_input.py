@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kit import QUICK, cli, table
 from PIL import Image
 
 from fathom.core.run import CheckpointStore, RunFolder, load_tensors, save_tensors
+from kit import QUICK, cli, table
 
 Words = list[str]
 
@@ -108,6 +108,11 @@ def lacking_class(place: Place) -> Words:
     return ["fit", str(photos(place / "photos", ("cats",)))]
 
 
+def beside_photos(place: Place) -> Words:
+    photos(place / "photos", each=1)
+    return ["fit", str(place / "phots")]
+
+
 def empty_folder(place: Place) -> Words:
     (place / "nothing").mkdir()
     return ["fit", str(place / "nothing")]
@@ -134,6 +139,11 @@ def csv(content: str | bytes, *words: str) -> Callable[[Place], Words]:
 def good(*words: str) -> Callable[[Place], Words]:
     """A sound table, and words that are wrong."""
     return lambda place: ["fit", place.table(), *words]
+
+
+def pictures(*words: str) -> Callable[[Place], Words]:
+    """Sound pictures, and words that are wrong."""
+    return lambda place: ["fit", str(photos(place / "photos")), *words]
 
 
 def file(name: str, content: str | bytes, *words: str) -> Callable[[Place], Words]:
@@ -233,8 +243,18 @@ def on_run(verb: str, *words: str, kind: str = "tabular") -> Callable[[Place], W
     return lambda place: [verb, str(getattr(place, kind)), *words]
 
 
-def predict(content: str | bytes, name: str = "new.csv", kind: str = "tabular") -> Callable[[Place], Words]:
-    return lambda place: ["predict", str(getattr(place, kind)), str(written(place / name, content))]
+def predict(
+    content: str | bytes, name: str = "new.csv", kind: str = "tabular", *words: str
+) -> Callable[[Place], Words]:
+    return lambda place: ["predict", str(getattr(place, kind)), str(written(place / name, content)), *words]
+
+
+def resume(*words: str) -> Callable[[Place], Words]:
+    return lambda place: ["fit", "--resume", str(place.tabular), *words]
+
+
+def no_target(place: Place) -> Words:
+    return ["evaluate", str(place.tabular), str(written(place / "n.csv", "a,b,c\n1,2,x\n2,3,y\n"))]
 
 
 def out_is_a_file(place: Place) -> Words:
@@ -253,7 +273,7 @@ ENDS = [*many(), "1,2", "3,4,no"]
 CASES: dict[str, tuple[Callable[[Place], Words], tuple[str, ...]]] = {
     # paths and folders
     "nothing named": (lambda place: ["fit"], ("fathom fit digits",)),
-    "missing path": (lambda place: (photos(place / "photos", each=1), ["fit", str(place / "phots")])[1], ("phots", "Did you mean", "photos")),
+    "missing path": (beside_photos, ("phots", "Did you mean", "photos")),
     "misspelt built-in": (lambda place: ["fit", "digit"], ("'digit'", "'digits'")),
     "empty folder": (empty_folder, ("nothing is empty", "FOLDER/cats/1.jpg")),
     "one class": (lacking_class, ("one class folder only", "'cats'")),
@@ -262,7 +282,7 @@ CASES: dict[str, tuple[Callable[[Place], Words], tuple[str, ...]]] = {
     # pictures
     "cut picture": (one_bad_picture("cut.png", cut_picture), ("cut.png", "damaged", "data.bad_rows=")),
     "empty picture": (one_bad_picture("empty.jpg", lambda path: written(path, b"")), ("empty.jpg", "is empty")),
-    "page as picture": (one_bad_picture("page.jpg", lambda p: written(p, "<html>no</html>")), ("page.jpg", "not a picture", "JPEG")),
+    "page as picture": (one_bad_picture("page.jpg", lambda p: written(p, "<html>")), ("page.jpg", "not a picture", "JPEG")),
     "huge picture": (one_bad_picture("huge.png", bomb), ("huge.png", "pixels")),
     "class in test only": (strange_test_class, ("'dgs'", "dogs")),
     # tables
@@ -299,16 +319,16 @@ CASES: dict[str, tuple[Callable[[Place], Words], tuple[str, ...]]] = {
     "misspelt section": (good("trainin.epochs=1"), ("'trainin'", "'training'")),
     "misspelt network": (good("--network", "resnt"), ("'resnt'", "'resnet'")),
     "misspelt algorithm": (good("--algorithm", "supervized"), ("'supervized'", "'supervised'")),
-    "misspelt augmentation": (lambda place: ["fit", str(photos(place / "p")), "augment.flp=0.5"], ("'flp'", "'flip'")),
+    "misspelt augmentation": (pictures("augment.flp=0.5"), ("'flp'", "'flip'")),
     "misspelt loss": (good("supervised.loss=cros_entropy"), ("cros_entropy", "cross_entropy")),
     "misspelt optimizer": (good("training.optimizer=adma"), ("training.optimizer = 'adma'", "'adam'")),
     "misspelt monitor": (good("training.monitor=acuracy"), ("'acuracy'", "'accuracy'", "training.monitor")),
     "value out of range": (good("network.dropout=1.5", "--network", "mlp"), ("network.dropout = 1.5", "less than")),
     "negative budget": (good("--epochs", "-1"), ("training.epochs = -1", "greater than 0")),
-    "augmentation too strong": (lambda place: ["fit", str(photos(place / "p")), "augment.flip=7"], ("augment.flip = 7", "from 0")),
+    "augmentation too strong": (pictures("augment.flip=7"), ("augment.flip = 7", "from 0")),
     "word that is no key": (good("dropout"), ("'dropout'", "section.key=value")),
     "network for other data": (good("--network", "cnn"), ("cnn", "picture", "mlp")),
-    "misspelt layer": (lambda place: ["fit", str(photos(place / "p")), 'network.layers=["conv 8 3 rel", "flatten"]'], ("rel", "relu")),
+    "misspelt layer": (pictures('network.layers=["conv 8 3 rel", "flatten"]'), ("rel", "relu")),
     "unknown positive class": (good("data.category.positive=ye"), ("'ye'", "yes")),
     "too many folds": (lambda place: ["fit", place.table(rows=12), "--folds", "50"], ("training.folds = 50", "12")),
     "absent GPU": (good("--device", "cuda:7"), ("cuda:7", "cpu")),
@@ -320,7 +340,7 @@ CASES: dict[str, tuple[Callable[[Place], Words], tuple[str, ...]]] = {
     "three faults": (recipe(THREE), ("3 faults", "training.epochs = -1", "'training.optimizer'", "'mlp'")),
     "no TOML": (recipe("[data\nlocation = 1"), ("r.toml", "line 1")),
     "missing recipe": (lambda place: ["fit", "gone.toml"], ("gone.toml",)),
-    "class path": (recipe('[data]\nlocation = "t.csv"\n[network]\nname = "mlp"\n_target_ = "os.system"\n'), ("network._target_",)),
+    "class path": (recipe('data.location = "t.csv"\n[network]\nname = "mlp"\n_target_ = "os.system"\n'), ("network._target_",)),
     "table is no table": (recipe('network = 3\n[data]\nlocation = "t.csv"\n'), ("network should be a table", "3")),
     # runs
     "evaluate what is no run": (lambda place: ["evaluate", str(place.folder)], ("not a run folder", "recipe.toml")),
@@ -330,7 +350,7 @@ CASES: dict[str, tuple[Callable[[Place], Words], tuple[str, ...]]] = {
     "compare with nothing": (on_run("compare"), ("two or more",)),
     "compare what is no run": (on_run("compare", "tabel"), ("'tabel'", "runs/table")),
     "misspelt list": (lambda place: ["list", "network"], ("'network'", "'networks'")),
-    "resume with another rate": (lambda place: ["fit", "--resume", str(place.tabular), "--lr", "0.1"], ("training.learning_rate", "new")),
+    "resume with another rate": (resume("--lr", "0.1"), ("training.learning_rate", "new")),
     "resume on other data": (changed_data, ("data", "changed")),
     "weights of another shape": (reshaped, ("weights.safetensors", "tensor", "(")),
     "weights that are not finite": (not_finite, ("weights.safetensors", "not finite")),
@@ -346,8 +366,8 @@ CASES: dict[str, tuple[Callable[[Place], Words], tuple[str, ...]]] = {
     "missing file at predict": (on_run("predict", "nwe.csv"), ("nwe.csv does not exist",)),
     "picture for a table": (predict(b"\x89PNG", "cat.png"), ("cat.png", "no table", ".csv")),
     "damaged picture at predict": (predict(b"\x89PNG", "cat.png", "pictorial"), ("cat.png", "cannot be answered")),
-    "ending of the answers": (lambda place: ["predict", str(place.tabular), place.table(), "-o", "answers.xls"], ("'.xls'", ".csv")),
-    "evaluate without the target": (lambda place: ["evaluate", str(place.tabular), str(written(place / "n.csv", "a,b,c\n1,2,x\n2,3,y\n"))], ("n.csv", "'label'")),
+    "ending of the answers": (predict("a,b,c\n1,2,x\n", "new.csv", "tabular", "-o", "answers.xls"), ("'.xls'", ".csv")),
+    "evaluate without the target": (no_target, ("n.csv", "'label'")),
 }  # fmt: skip
 
 

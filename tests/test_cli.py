@@ -9,11 +9,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from kit import QUICK, cli, table, trained
 
 import fathom
 from fathom.cli import app
 from fathom.core.flags import FLAGS
+from kit import QUICK, cli, table, trained
 
 VERBS = ("fit", "plan", "evaluate", "predict", "report", "runs", "compare", "list")
 SHORT = ("--steps", "8", "--batch", "8", *QUICK)

@@ -218,7 +218,7 @@ def test_the_clock_drives_the_rate() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "muon"])
-@pytest.mark.parametrize("fault", ["loss", "gradient"])
+@pytest.mark.parametrize("fault", ["loss", "gradient", "loss alone"])
 def test_a_bad_update_never_reaches_the_weights(name: str, fault: str) -> None:
     module, clock = network(), Clock()
     optimizer = Optimizer({"model": module}, training(optimizer=name, weight_decay=0.1, average=0.9), clock)
@@ -231,6 +231,8 @@ def test_a_bad_update_never_reaches_the_weights(name: str, fault: str) -> None:
     for clock.total in (3, 4):
         if fault == "loss":
             optimizer.minimize(loss_of(module) * math.nan)
+        elif fault == "loss alone":  # its gradient is finite, yet the number is not
+            optimizer.minimize(loss_of(module) + math.nan)
         else:  # the loss is finite; the slope of sqrt at zero is not
             optimizer.minimize((module[0].weight.sum() * 0).sqrt() + loss_of(module).detach())
     assert all(torch.equal(now, then) for now, then in zip(module.parameters(), before, strict=True))

@@ -213,6 +213,16 @@ def test_penalties_by_hand_on_weights_only() -> None:
     assert regularizers(0.0, 0.0, algorithm.models) == ()
 
 
+def test_normalization_and_biases_are_not_penalized() -> None:
+    def lines(schema: Schema) -> nn.Module:
+        return networks["layers"].build(schema, "model", layers=["dense 4", "layernorm"])
+
+    algorithm, batch, _ = classes_of(module=lines)
+    first, head = (layer for layer in algorithm.model.modules() if isinstance(layer, nn.Linear))
+    expected = 0.5 * ((first.weight**2).sum() + (head.weight**2).sum())
+    torch.testing.assert_close(Penalty(0.0, 0.5).penalty(algorithm.models, batch, {}), expected)
+
+
 def test_the_penalty_is_in_the_gradient_and_not_in_the_reported_loss() -> None:
     plain, batch, _ = classes_of(tree={"training": {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant"}})
     pulled, _, _ = classes_of(

@@ -432,9 +432,7 @@ def _scale(metric: str, found: Mapping[str, tuple[float | None, float | None, fl
     return Axis.around([min(number, most) for number in [*mine, *rival] if number is not None])
 
 
-def _place(
-    axis: Axis, value: float | None, low: float | None, high: float | None
-) -> tuple[float, float, float, str]:
+def _place(axis: Axis, value: float | None, low: float | None, high: float | None) -> tuple[float, float, float, str]:
     """Where a value and its interval stand on the scale, cut at its ends: point, left, width, beyond."""
     if value is None:
         return 0.0, 0.0, 0.0, ""
@@ -604,9 +602,7 @@ def weigh_classes(evidence: Evidence) -> Advice | None:
     if evidence.setting(CLASS_WEIGHTS, "none") != "none":
         return None
     for target in evidence.results.get("targets", {}).values():
-        classes = [
-            c for c in target.get("classes", []) if finite(c.get("recall")) is not None and c.get("rows")
-        ]
+        classes = [c for c in target.get("classes", []) if finite(c.get("recall")) is not None and c.get("rows")]
         if target.get("kind") != "category" or len(classes) < 2:
             continue
         rare, common = min(classes, key=lambda c: c["rows"]), max(classes, key=lambda c: c["rows"])
@@ -628,9 +624,7 @@ def cross_validate(evidence: Evidence) -> Advice | None:
     rows = evidence.results.get("splits", {}).get("test")
     if not rows or rows >= 200 or evidence.results.get("members"):
         return None
-    why = (
-        f"Only {count_text(rows, 'row')} could be tested. Folds test every row once and narrow the interval."
-    )
+    why = f"Only {count_text(rows, 'row')} could be tested. Folds test every row once and narrow the interval."
     return Advice("Cross-validate", why, evidence.repeat("training.folds=5"))
 
 
@@ -672,11 +666,7 @@ def suggestions(evidence: Evidence) -> list[Advice]:
 def calibration_error(bins: Sequence[Table]) -> float | None:
     """Expected calibration error: the mean gap of confidence and accuracy (Naeini et al. 2015)."""
     total = sum(item["rows"] for item in bins)
-    return (
-        sum(item["rows"] * abs(item["confidence"] - item["accuracy"]) for item in bins) / total
-        if total
-        else None
-    )
+    return sum(item["rows"] * abs(item["confidence"] - item["accuracy"]) for item in bins) / total if total else None
 
 
 def _bins(target: Table) -> list[Table]:
@@ -745,10 +735,7 @@ class Axis:
             values = [self.low * 10**i for i in range(0, decades + 1, every)]
         else:
             values = [self.low + i * self.step for i in range(round((self.high - self.low) / self.step) + 1)]
-        return [
-            (round(self.at(value), 2), text(0.0 if abs(value) < self.step * 1e-6 else value))
-            for value in values
-        ]
+        return [(round(self.at(value), 2), text(0.0 if abs(value) < self.step * 1e-6 else value)) for value in values]
 
 
 def round_step(least: float) -> float:
@@ -816,9 +803,7 @@ def curves(evidence: Evidence) -> list[Chart]:
     if not lines:
         return []
     marks = _marks(evidence)
-    found = [
-        _curve("Loss", {"Training": "train/loss", "Validation": "validation/loss"}, evidence, marks, "wide")
-    ]
+    found = [_curve("Loss", {"Training": "train/loss", "Validation": "validation/loss"}, evidence, marks, "wide")]
     metric = _validation_metric(evidence)
     if metric:
         name = metric.removeprefix("validation/")
@@ -836,9 +821,7 @@ def _validation_metric(evidence: Evidence) -> str | None:
     """The key of the primary metric in the lines; the first other metric where it is not there."""
     primary = primary_metric(evidence.results)
     keys = [key for key in evidence.lines[-1] if key.startswith("validation/") and key != "validation/loss"]
-    same = [
-        key for key in keys if primary and (key == f"validation/{primary}" or key.endswith(f"/{primary}"))
-    ]
+    same = [key for key in keys if primary and (key == f"validation/{primary}" or key.endswith(f"/{primary}"))]
     return next(iter([*same, *keys]), None)
 
 
@@ -861,9 +844,7 @@ def _curve(
         style = "quiet" if label == "Training" else "strong"
         if any(points):
             lines.append((label, style, path(points)))
-    last = "; ".join(
-        f"{label.lower()} ends at {text(evidence.series(names[label])[-1])}" for label, _, _ in lines
-    )
+    last = "; ".join(f"{label.lower()} ends at {text(evidence.series(names[label])[-1])}" for label, _, _ in lines)
     title += " (logarithmic)" if y.log else ""
     return Chart(
         title,
@@ -907,9 +888,7 @@ def _marks(evidence: Evidence) -> list[tuple[float, str]]:
     count, marks = len(evidence.lines), []
     for i in range(1, count):
         if evidence.lines[i].get("stage") != evidence.lines[i - 1].get("stage"):
-            marks.append(
-                (round(_epoch_at(i + 1, count), 2), f"stage {evidence.lines[i].get('stage', 0) + 1}")
-            )
+            marks.append((round(_epoch_at(i + 1, count), 2), f"stage {evidence.lines[i].get('stage', 0) + 1}"))
     kept = kept_epoch(evidence.results)
     if kept and kept <= count:
         marks.append((round(_epoch_at(kept, count), 2), "kept"))
@@ -975,9 +954,7 @@ def confidence_chart(target: Table) -> Chart | None:
     ]
     words = "; ".join(f"{b['rows']} rows near {percent(b['confidence'])}" for b in bins)
     ticks = Axis(0, 1, 0.25).ticks(lambda value: f"{100 * value:g} %")
-    return Chart(
-        "Rows by confidence", f"{words}.", ticks, axis.ticks(), bars=bars, x_label="Confidence", shape="low"
-    )
+    return Chart("Rows by confidence", f"{words}.", ticks, axis.ticks(), bars=bars, x_label="Confidence", shape="low")
 
 
 def scatter_chart(target: Table) -> Chart | None:
@@ -992,8 +969,7 @@ def scatter_chart(target: Table) -> Chart | None:
     span = f"from {number_text(axis.low)} to {number_text(axis.high)}"
     summary = f"Answer against truth for {count_text(len(shown), 'test row')}, {span}."
     return Chart(
-        "Answer against truth"
-        + (f" ({len(shown):,} of {len(whole):,} rows)" if len(shown) < len(whole) else ""),
+        "Answer against truth" + (f" ({len(shown):,} of {len(whole):,} rows)" if len(shown) < len(whole) else ""),
         summary,
         ticks,
         ticks,
@@ -1008,9 +984,7 @@ def scatter_chart(target: Table) -> Chart | None:
 # ---- the page: what each section shows
 
 
-def view(
-    evidence: Evidence, pictures: int = BUDGETS[0][0], most_targets: int = BUDGETS[0][1]
-) -> dict[str, Any]:
+def view(evidence: Evidence, pictures: int = BUDGETS[0][0], most_targets: int = BUDGETS[0][1]) -> dict[str, Any]:
     """All that the template draws.
 
     Args:
@@ -1116,15 +1090,12 @@ def asked(evidence: Evidence) -> dict[str, Any]:
             "Task": capital(str(results.get("task") or "")),
             "Data": location,
             "Seed": number_text(results.get("seed", evidence.setting("training.seed"))),
-            "Special columns": listed(
-                [f"{k}: {v}" for k, v in (evidence.schema.get("special") or {}).items()], 8
-            ),
+            "Special columns": listed([f"{k}: {v}" for k, v in (evidence.schema.get("special") or {}).items()], 8),
             "Time": ", ".join(f"{k} {seconds_text(v)}" for k, v in results.get("seconds", {}).items()),
         },
         "short": Path(location).name or location,
         "splits": [
-            {"name": k, "rows": v, "share": round(100 * v / total, 2) if total else 0}
-            for k, v in splits.items()
+            {"name": k, "rows": v, "share": round(100 * v / total, 2) if total else 0} for k, v in splits.items()
         ],
         "total": total,
         "fields": fields[:FIELDS],
@@ -1154,22 +1125,17 @@ def described(item: Table) -> str:
 def training_sentence(evidence: Evidence) -> str:
     """What was kept, and when the validation loss was lowest."""
     losses = evidence.series("validation/loss")
-    parts = (
-        ["The curves are those of the member that is deployed."] if evidence.results.get("members") else []
-    )
+    parts = ["The curves are those of the member that is deployed."] if evidence.results.get("members") else []
     if losses:
         lowest = losses.index(min(losses)) + 1
         parts.append(
-            f"Validation loss was lowest at epoch {lowest} of {len(evidence.lines):,} "
-            f"({number_text(min(losses))})."
+            f"Validation loss was lowest at epoch {lowest} of {len(evidence.lines):,} ({number_text(min(losses))})."
         )
     if evidence.results.get("kept"):
         parts.append(f"Kept: {shorten(evidence.results['kept'], 200)}.")
     broken = sum("train/loss" in line and finite(line["train/loss"]) is None for line in evidence.lines)
     if broken:
-        parts.append(
-            f"In {count_text(broken, 'epoch')} the loss was not a finite number; the curve is broken there."
-        )
+        parts.append(f"In {count_text(broken, 'epoch')} the loss was not a finite number; the curve is broken there.")
     step = max(1, -(-len(evidence.lines) // EPOCHS))
     if step > 1:
         parts.append(f"Of {len(evidence.lines):,} epochs, one in {step} is drawn.")
@@ -1179,16 +1145,12 @@ def training_sentence(evidence: Evidence) -> str:
 def epoch_table(evidence: Evidence) -> dict[str, Any]:
     """The numbers behind the curves."""
     keys = list(
-        dict.fromkeys(
-            key for line in evidence.lines for key in line if "/" in key or key in ("rate", "seconds")
-        )
+        dict.fromkeys(key for line in evidence.lines for key in line if "/" in key or key in ("rate", "seconds"))
     )
     shown = thin(len(evidence.lines), 100)
     return {
         "heads": [_column_head(key) for key in keys[:COLUMNS]],
-        "rows": [
-            [i + 1, *(number_text(evidence.lines[i].get(key)) for key in keys[:COLUMNS])] for i in shown
-        ],
+        "rows": [[i + 1, *(number_text(evidence.lines[i].get(key)) for key in keys[:COLUMNS])] for i in shown],
         "all": len(shown) == len(evidence.lines) and len(keys) <= COLUMNS,
     }
 
@@ -1294,9 +1256,7 @@ def mistakes(results: Table, budget: int) -> dict[str, Any]:
             picture, left_out = "", left_out + 1
         budget -= len(picture)
         card = only(item, "row", "name", "target", "truth", "answer", "confidence")
-        cards.append(
-            {**card, **_values(item), "picture": picture, "small": _is_small(picture), "off": _off(item)}
-        )
+        cards.append({**card, **_values(item), "picture": picture, "small": _is_small(picture), "off": _off(item)})
     return {"cards": cards, "more": max(0, len(found) - MISTAKES), "left_out": left_out}
 
 
@@ -1374,11 +1334,7 @@ def printable(value: Any) -> Any:
     """Text with every unprintable character shown as the replacement character; other values as they are."""
     from markupsafe import Markup
 
-    return (
-        UNPRINTABLE.sub("\ufffd", value)
-        if isinstance(value, str) and not isinstance(value, Markup)
-        else value
-    )
+    return UNPRINTABLE.sub("\ufffd", value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache
@@ -1400,6 +1356,4 @@ def _template() -> Template:
         listed=lambda names: listed(names, 12),
         auroc=lambda value: metric_text("auroc", value),
     )
-    return environment.from_string(
-        resources.files("fathom.analysis").joinpath("report.html.j2").read_text("utf-8")
-    )
+    return environment.from_string(resources.files("fathom.analysis").joinpath("report.html.j2").read_text("utf-8"))

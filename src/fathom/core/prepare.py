@@ -49,7 +49,8 @@ class Prepared:
         strata: (N,) class of each row, or None.
         blocks: (N,) rows to be resampled together when intervals are made, or None.
         notes: what was guessed, left out or mended.
-        hashes: digest of the content of all rows.
+        hashes: (N,) content of each row's inputs.
+        fingerprint: digest of the content of all rows and of what the fields learnt.
         seconds: wall time.
     """
 
@@ -61,6 +62,7 @@ class Prepared:
     strata: np.ndarray | None
     blocks: np.ndarray | None
     notes: list[str]
+    hashes: np.ndarray
     fingerprint: str
     seconds: float = 0.0
     sets: dict[str, TensorSet] = field(default_factory=dict)
@@ -94,7 +96,7 @@ def prepare(
         chosen = np.sort(np.random.default_rng(seed).permutation(columns.rows)[: data.limit])
         columns, given = columns.take(chosen), {name: _places(chosen, index) for name, index in given.items()}
         notes.append(f"Only {data.limit} rows are used, drawn by the seed (data.limit).")
-    hashes = _input_hashes(columns, schema)
+    hashes = input_hashes(columns, schema)
     unit = split.units(hashes, codes(columns, schema.special.get("group")))
     strata = _strata(columns, schema)
     if held_out is not None:
@@ -108,7 +110,7 @@ def prepare(
     splits = _without_faults(splits, faults, data.bad_rows, columns, schema, notes)
     blocks = codes(columns, schema.special.get("group"))
     seconds = time.perf_counter() - start
-    return Prepared(schema, store, splits, columns, unit, strata, blocks, notes, fingerprint, seconds)
+    return Prepared(schema, store, splits, columns, unit, strata, blocks, notes, hashes, fingerprint, seconds)
 
 
 def _require(columns: Columns, schema: Schema, where: str) -> None:
@@ -132,7 +134,8 @@ def file_columns(schema: Schema, columns: Columns) -> set[str]:
     return {name for name, c in held.items() if not isinstance(c, np.ndarray) and pa.types.is_string(c.type)}
 
 
-def _input_hashes(columns: Columns, schema: Schema) -> np.ndarray:
+def input_hashes(columns: Columns, schema: Schema) -> np.ndarray:
+    """(N,) uint64, what each row's inputs hold; for files their bytes."""
     names = [name for item in schema.inputs.values() for name in item.columns]
     return row_hashes(columns, names, file_columns(schema, columns))
 

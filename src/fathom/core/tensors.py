@@ -256,6 +256,7 @@ class TensorSet:
     def batch(self, index: Tensor) -> Batch:
         """The rows `index` (B,) of this set."""
         places = index if self.index is None else self.index[index]
+        places = places.to(self.device)
         batch: Batch = {ROW: index}
         for name, column in self.columns.items():
             if isinstance(column, Ragged):
@@ -263,6 +264,23 @@ class TensorSet:
             else:
                 batch[name] = column.index_select(0, places)
         return batch
+
+    @property
+    def device(self) -> torch.device:
+        """Where the columns are."""
+        first = next(iter(self.columns.values()))
+        return first.values.device if isinstance(first, Ragged) else first.device
+
+    def to(self, device: torch.device) -> TensorSet:
+        """The rows of this set, copied to a device; those of other splits stay behind."""
+        moved: dict[str, Tensor | Ragged] = {}
+        for name, column in self.columns.items():
+            if isinstance(column, Ragged):
+                moved[name] = Ragged(column.values.to(device), column.offsets.to(device))
+            else:
+                moved[name] = (column if self.index is None else column[self.index]).to(device)
+        ragged = any(isinstance(column, Ragged) for column in moved.values())
+        return TensorSet(moved, self.index if ragged else None)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All rows in order, `size` at a time."""

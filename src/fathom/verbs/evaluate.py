@@ -10,9 +10,10 @@ import torch
 
 from fathom.analysis import evaluate as evaluation
 from fathom.analysis.baseline import baselines
-from fathom.core.errors import DataError, FathomError, RunError
-from fathom.core.prepare import Prepared, codes, describe_row, encode
+from fathom.core.errors import DataError, FathomError
+from fathom.core.prepare import Prepared, codes, describe_row, encode, input_hashes
 from fathom.core.recipe import Data
+from fathom.core.run import read_json
 from fathom.core.tensors import TensorSet
 from fathom.sources import open_source
 from fathom.verbs.assemble import open_task
@@ -42,21 +43,24 @@ def evaluate(run: Run | str | Path, data: Any = None) -> dict[str, Any]:
 
 
 def _original(run: Run) -> Prepared | None:
-    """The rows that the run was trained on, where they can still be read."""
+    """The rows that the run was trained on, where they can still be read and have not changed."""
     location = run.recipe.data.location
     if location is None:
         return None
     try:
-        return open_task(location, run.recipe.tables()).prepared
+        prepared = open_task(location, run.recipe.tables()).prepared
+        began = read_json(run.folder.file("environment.json"))["data"]
     except FathomError:
         return None
+    return prepared if prepared.fingerprint == began else None
 
 
 def _other(run: Run, data: Any) -> dict[str, Any]:
     """Judge on all rows of other data."""
     schema, seed = run.schema, run.recipe.training.seed
-    test, blocks, told = read_rows(run, data)
-    train = _training_rows(run)
+    original = _original(run)
+    test, blocks, told = read_rows(run, data, original)
+    train = original.sets["train"] if original is not None else None
     fitted, notes = baselines(schema, train, test, seed) if train is not None else ({}, [NO_BASELINE])
     metric = evaluation.primary(schema, evaluation.class_shares(train if train is not None else test, schema))
     results = evaluation.results(run.predictor.outputs(test), fitted, test, schema, seed, metric, blocks)
@@ -68,11 +72,12 @@ def _other(run: Run, data: Any) -> dict[str, Any]:
 NO_BASELINE = "The training rows are gone or have changed, so there is no baseline."
 
 
-def read_rows(run: Run, data: Any) -> tuple[TensorSet, np.ndarray | None, list[str]]:
+def read_rows(run: Run, data: Any, original: Prepared | None) -> tuple[TensorSet, np.ndarray | None, list[str]]:
     """Other data, encoded by the run's fitted fields.
 
     Returns:
-        The rows that can be judged, the group of each (None where there are none), and what was left out.
+        The rows that can be judged, the group of each (None where there are none), and sentences about rows that were
+        left out or had been learnt from.
 
     Raises:
         DataError: a column is missing, or too many rows cannot be read.
@@ -92,20 +97,7 @@ def read_rows(run: Run, data: Any) -> tuple[TensorSet, np.ndarray | None, list[s
     group = schema.special.get("group")
     blocks = codes(columns, group) if group in columns else None
     notes = [f"{len(faults)} rows are left out: {told[0]}"] if faults else []
+    if original is not None:
+        learnt = np.isin(input_hashes(columns, schema)[kept], original.hashes[original.splits["train"]]).sum()
+        notes += [f"{learnt:,} of these rows were learnt from; the figures are too good."] if learnt else []
     return rows.subset(torch.from_numpy(kept)), None if blocks is None else blocks[kept], notes
-
-
-def _training_rows(run: Run) -> TensorSet | None:
-    """The rows that the run learnt from, where they are still the same."""
-    original = _original(run)
-    return original.sets["train"] if original is not None and _same(original, run) else None
-
-
-def _same(prepared: Prepared, run: Run) -> bool:
-    """Whether the schema fitted again is the one in the run: then encoded rows mean the same."""
-    from fathom.core.run import read_json
-
-    try:
-        return bool(read_json(run.folder.file("environment.json")).get("data") == prepared.fingerprint)
-    except RunError:
-        return False

@@ -34,7 +34,7 @@ from fathom.core.run import RunFolder, read_json, safe_name, sealed_json, write_
 from fathom.core.state import load_state, state_of
 from fathom.deliver.bundle import write_bundle
 from fathom.verbs import members
-from fathom.verbs.assemble import Assembly, Divide, Task, Tell, build, measure, open_task, silent, two_rows
+from fathom.verbs.assemble import Assembly, Divide, Task, Tell, build, measure, open_task, resident, silent, two_rows
 from fathom.verbs.card import model_card
 from fathom.verbs.judge import judge
 from fathom.verbs.result import Run
@@ -263,7 +263,7 @@ def train_one(folder: RunFolder, task: Task, device: Device, session: Session, p
         if state is not None:
             load_state(state, assembly.algorithm, assembly.clock, _named(watchers))
         with stack:
-            stages = assembly.algorithm.stages(task.prepared.sets)
+            stages = assembly.algorithm.stages(resident(task.prepared.sets, device))
             if _was_stopped(watchers, assembly.clock, stages):
                 stages = []
             way = replace(device, precision=training.precision or "float32")

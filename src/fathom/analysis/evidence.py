@@ -1,0 +1,195 @@
+"""What a run left behind, and the questions that the report and its advice ask of it.
+
+    read_evidence(folder)                   run folder -> Evidence; a file that cannot be read is told, not raised
+    Evidence                                results, epochs, recipe, schema, environment
+    estimate, primary_metric, badness       one value of results.json; the metric that decides; how to rank values
+    ranked, best_baseline, is_better        the network among its baselines
+    kept_epoch, calibration                 what was deployed; how far its confidence can be trusted
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fathom.analysis.wording import finite
+from fathom.core import callbacks
+from fathom.core.errors import FathomError
+from fathom.core.recipe import Recipe
+from fathom.core.run import RunFolder, read_json, read_lines
+
+Table = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a run left behind.
+
+    Args:
+        name: of the run.
+        place: path of its folder, as commands name it.
+        results: results.json; empty where there is none.
+        lines: metrics.jsonl, a line an epoch.
+        recipe: recipe.toml as nested tables.
+        recipe_text: the same as text.
+        schema: schema.json.
+        environment: environment.json.
+        missing: file -> the sentence that says why it is not there.
+    """
+
+    name: str = "run"
+    place: str = "runs/run"
+    results: Table = field(default_factory=dict)
+    lines: Sequence[Table] = ()
+    recipe: Table = field(default_factory=dict)
+    recipe_text: str = ""
+    schema: Table = field(default_factory=dict)
+    environment: Table = field(default_factory=dict)
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether there are results that cannot be trusted."""
+        return "is damaged" in self.missing.get("results.json", "")
+
+    def setting(self, key: str, default: Any = None) -> Any:
+        """The recipe's value of a dotted key."""
+        value: Any = self.recipe
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        return default if value is None else value
+
+    def repeat(self, *changes: str) -> str:
+        """The command that repeats the run with keys changed; only the keys where data came from memory."""
+        if not self.setting("data.location"):
+            return " ".join(shlex.quote(change) for change in changes)
+        if self.setting("training.name"):  # a name can be taken once only
+            changes = (*changes, f"training.name={self.name}-2")
+        return shlex.join(["fathom", "fit", f"{self.place}/recipe.toml", *changes])
+
+    def series(self, name: str) -> list[float]:
+        """The finite values of one number over the epochs."""
+        return [value for line in self.lines if (value := finite(line.get(name))) is not None]
+
+    def broken_epochs(self) -> list[int]:
+        """The epochs whose training loss was not a finite number."""
+        losses = [line.get("train/loss", 0.0) for line in self.lines]
+        return [epoch for epoch, loss in enumerate(losses, 1) if finite(loss) is None]
+
+
+def read_evidence(folder: RunFolder) -> Evidence:
+    """Read all that the report needs; what cannot be read is told in `missing`."""
+    missing: dict[str, str] = {}
+    lines = read_lines(folder.file("metrics.jsonl"))
+    if not lines:
+        missing["metrics.jsonl"] = "No epoch was finished, so there is nothing to draw."
+    recipe, text = _read_recipe(folder.file("recipe.toml"), missing)
+    results, schema, environment = (
+        _read(folder.file(name), missing) for name in ("results.json", "schema.json", "environment.json")
+    )
+    name = folder.path.resolve().name
+    return Evidence(name, str(folder.path), results, lines, recipe, text, schema, environment, missing)
+
+
+def _read(path: Path, missing: dict[str, str]) -> Table:
+    try:
+        return read_json(path)
+    except FathomError as error:
+        missing[path.name] = str(error)
+        return {}
+
+
+def _read_recipe(path: Path, missing: dict[str, str]) -> tuple[Table, str]:
+    try:
+        return Recipe.read(path), path.read_text("utf-8")
+    except FathomError as error:
+        missing[path.name] = str(error)
+        return {}, ""
+
+
+# ---- the network among its baselines
+
+
+def estimate(value: Any) -> tuple[float | None, float | None, float | None]:
+    """(value, low, high) of what results.json holds for a metric: an estimate or a plain number."""
+    if isinstance(value, Mapping):
+        return finite(value.get("value")), finite(value.get("low")), finite(value.get("high"))
+    return finite(value), None, None
+
+
+def primary_metric(results: Table) -> str:
+    """The metric that decides: the one the run names, else the first one."""
+    test, named = results.get("test", {}), results.get("primary")
+    return str(named) if named in test else next(iter(test), "")
+
+
+def badness(metric: str, value: float | None) -> float:
+    """A number that is the smaller, the better the value; infinite where there is none."""
+    if value is None:
+        return math.inf
+    return -value if callbacks.better(metric, 1.0, 0.0) else value
+
+
+def ranked(models: Mapping[str, Table], metric: str) -> list[str]:
+    """The models' names, best first; those without a value of the metric last."""
+    return sorted(models, key=lambda name: badness(metric, estimate(models[name].get(metric))[0]))
+
+
+def best_baseline(results: Table) -> str | None:
+    """The baseline that did best on the primary metric."""
+    metric, models = primary_metric(results), results.get("baseline", {})
+    measured = {name: model for name, model in models.items() if estimate(model.get(metric))[0] is not None}
+    return next(iter(ranked(measured, metric)), None)
+
+
+def is_better(results: Table) -> bool | None:
+    """What the verdict says: the network is better, is not, or None where nothing was compared."""
+    found = re.search(r"\bis (better|worse|not better)\b", str(results.get("verdict") or ""))
+    return found.group(1) == "better" if found else None
+
+
+# ---- the weights that are deployed
+
+
+def kept_epoch(results: Table) -> int | None:
+    """The epoch whose weights are deployed, where the results name one."""
+    found = re.search(r"\bepoch (\d{1,9})\b", str(results.get("kept") or ""))
+    return int(found.group(1)) if found else None
+
+
+class Calibration(NamedTuple):
+    """How confidence compares with accuracy, averaged over the test rows.
+
+    Args:
+        error: expected calibration error, the mean gap between the two (Naeini et al. 2015).
+        confidence, accuracy: their means.
+    """
+
+    error: float
+    confidence: float
+    accuracy: float
+
+
+def filled_bins(target: Table) -> list[Table]:
+    """The bins of a reliability diagram that hold rows."""
+    return [item for item in target.get("reliability") or [] if item.get("rows")]
+
+
+def calibration(target: Table) -> Calibration | None:
+    """The calibration of one target of results.json; None where it has no reliability diagram."""
+    bins = filled_bins(target)
+    if not bins:
+        return None
+    total = sum(item["rows"] for item in bins)
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(item["rows"] * value for item, value in zip(bins, values, strict=True)) / total
+
+    confidence, accuracy = ([item[name] for item in bins] for name in ("confidence", "accuracy"))
+    gaps = [abs(one - other) for one, other in zip(confidence, accuracy, strict=True)]
+    return Calibration(mean(gaps), mean(confidence), mean(accuracy))
