@@ -26,7 +26,7 @@ PARAMETERS = {
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_runs_two_steps(path: Path, request: pytest.FixtureRequest) -> None:
-    if "digits.toml" != path.name and 'location = "digits"' not in path.read_text("utf-8"):
+    if path.name != "digits.toml" and 'location = "digits"' not in path.read_text("utf-8"):
         request.getfixturevalue("data_folder")
     changes = {"data.limit": 300, "training.threads": 1, "training.steps": 2, **SMALLER.get(path.stem, {})}
     if path.name == "digits.toml":

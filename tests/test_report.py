@@ -165,9 +165,7 @@ def digits_results() -> dict[str, Any]:
         "location": "digits",
         "seed": 0,
         "splits": {"train": 1150, "validation": 287, "test": 360},
-        "test": {
-            name: estimate(value, 0.013 if name != "log_loss" else 0.03) for name, value in metrics.items()
-        },
+        "test": {name: estimate(value, 0.013 if name != "log_loss" else 0.03) for name, value in metrics.items()},
         "baseline": {
             "majority class": {name: estimate(value, 0.012) for name, value in guess.items()},
             "logistic regression on pixels": {name: estimate(value, 0.021) for name, value in linear.items()},
@@ -493,12 +491,8 @@ def safe(page: Page) -> None:
         if tag == "a":
             assert (attributes["href"] or "").startswith(("#", "https://"))
         if "style" in attributes:
-            assert all(
-                part[0] in ("left", "bottom", "width", "--mix") for part in styles(attributes["style"] or "")
-            )
-    policy = next(
-        meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy"
-    )
+            assert all(part[0] in ("left", "bottom", "width", "--mix") for part in styles(attributes["style"] or ""))
+    policy = next(meta["content"] for meta in page.all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
     assert policy.startswith("default-src 'none'; style-src 'unsafe-inline'; img-src data:")
     assert "url(" not in page.source
@@ -507,10 +501,7 @@ def safe(page: Page) -> None:
 
 def styles(text: str) -> list[tuple[str, float]]:
     """Inline styles; each must be a number in percent."""
-    return [
-        (name, float(value.removesuffix("%")))
-        for name, value in (part.split(":") for part in text.split(";"))
-    ]
+    return [(name, float(value.removesuffix("%"))) for name, value in (part.split(":") for part in text.split(";"))]
 
 
 @pytest.fixture
@@ -792,13 +783,10 @@ def test_hundred_classes_stay_under_the_limit(tmp_path: Path) -> None:
 
 def test_pictures_give_way_when_all_else_is_large(tmp_path: Path) -> None:
     results = many_results()
-    results["baseline"] = {
-        f"baseline {i}": {name: estimate(0.5) for name in results["test"]} for i in range(150)
-    }
+    results["baseline"] = {f"baseline {i}": {name: estimate(0.5) for name in results["test"]} for i in range(150)}
     results["targets"] = {"label": category([f"class {i}" for i in range(25)])}
     results["targets"] = {
-        f"target {i}": {**results["targets"]["label"], **housing_results()["targets"]["price"]}
-        for i in range(40)
+        f"target {i}": {**results["targets"]["label"], **housing_results()["targets"]["price"]} for i in range(40)
     }
     path = write_report(make_run(tmp_path, results))
     assert path.stat().st_size < report.LIMIT
@@ -827,9 +815,7 @@ def test_result_table_marks_the_best() -> None:
     assert rows[0].cells[0].text == "98.1 %"
     assert rows[0].cells[0].interval == "96.8 – 99.4 %"
     assert all(
-        0 <= cell.left <= cell.point <= cell.left + cell.width + 0.01 <= 100.02
-        for row in rows
-        for cell in row.cells
+        0 <= cell.left <= cell.point <= cell.left + cell.width + 0.01 <= 100.02 for row in rows for cell in row.cells
     )
     assert [cell.beyond for cell in rows[0].cells] == [
         "",
@@ -844,9 +830,7 @@ def test_errors_of_several_targets_are_better_when_smaller() -> None:
     assert row.label == "price: RMSE"
     assert [cell.best for cell in row.cells] == [True, False]
     assert (
-        report.best_baseline(
-            {**results, "baseline": {**results["baseline"], "tree": {"price.rmse": estimate(0.6)}}}
-        )
+        report.best_baseline({**results, "baseline": {**results["baseline"], "tree": {"price.rmse": estimate(0.6)}}})
         == "tree"
     )
 
@@ -880,9 +864,7 @@ def evidence(
     lines: list[dict[str, Any]] | None = None, recipe: dict[str, Any] | None = None, **changes: Any
 ) -> Evidence:
     results = {**digits_results(), **changes}
-    return Evidence(
-        "d", "runs/d", results, epochs(20) if lines is None else lines, recipe or RECIPE, "", SCHEMA
-    )
+    return Evidence("d", "runs/d", results, epochs(20) if lines is None else lines, recipe or RECIPE, "", SCHEMA)
 
 
 def flat(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -921,12 +903,8 @@ def test_falling_loss_asks_for_more_epochs() -> None:
 
 
 def test_poor_calibration_asks_for_label_smoothing() -> None:
-    sure = {
-        "label": {"reliability": [{"low": 0.9, "high": 1.0, "confidence": 0.97, "accuracy": 0.8, "rows": 10}]}
-    }
-    unsure = {
-        "label": {"reliability": [{"low": 0.6, "high": 0.7, "confidence": 0.65, "accuracy": 0.9, "rows": 10}]}
-    }
+    sure = {"label": {"reliability": [{"low": 0.9, "high": 1.0, "confidence": 0.97, "accuracy": 0.8, "rows": 10}]}}
+    unsure = {"label": {"reliability": [{"low": 0.6, "high": 0.7, "confidence": 0.65, "accuracy": 0.9, "rows": 10}]}}
     advice = report.calibrate(evidence(targets=sure))
     assert advice is not None
     assert advice.command.endswith("training.label_smoothing=0.1")
@@ -987,9 +965,7 @@ def test_unfinished_run_is_resumed_first() -> None:
 
 
 def test_nothing_wrong_asks_for_other_seeds() -> None:
-    assert [advice.title for advice in suggestions(evidence(flat(epochs(21))))] == [
-        "Repeat it with other seeds"
-    ]
+    assert [advice.title for advice in suggestions(evidence(flat(epochs(21))))] == ["Repeat it with other seeds"]
 
 
 def test_data_from_memory_gets_keys_instead_of_a_command() -> None:
@@ -1047,9 +1023,7 @@ def test_thin_keeps_the_ends(count: int, most: int) -> None:
 def test_single_epoch_is_drawn_as_a_dot(tmp_path: Path) -> None:
     page = Page(write_report(make_run(tmp_path, digits_results(), lines=epochs(1))))
     assert any(
-        (item.get("d") or "").endswith("h.01")
-        for item in page.all("path")
-        if item.get("class") == "line strong"
+        (item.get("d") or "").endswith("h.01") for item in page.all("path") if item.get("class") == "line strong"
     )
 
 

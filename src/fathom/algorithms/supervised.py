@@ -94,7 +94,11 @@ class Supervised(Algorithm):
         total: Tensor | None = None
         for name, term in self.terms.items():
             each = term(outputs[name].float(), batch[name])  # (B,)
-            mean = each.mean() if WEIGHT not in batch else (each * batch[WEIGHT]).sum() / batch[WEIGHT].sum()
+            mean = (
+                each.mean()
+                if WEIGHT not in batch
+                else (each * batch[WEIGHT]).sum() / batch[WEIGHT].sum().clamp(min=1e-12)
+            )
             weight = self.loss_weight.get(name, 1.0)
             mean = mean if weight == 1.0 else mean * weight
             total = mean if total is None else total + mean

@@ -1,8 +1,8 @@
 """What to try next: rules that read the evidence of a run and name one change each.
 
-    suggestions(evidence)    the advice of every rule that applies, the most urgent first; never empty
-    RULES                    for a run with results;  UNFINISHED: for one without
-    a rule                   (Evidence) -> Advice or None: a pure function; its docstring is the symptom
+suggestions(evidence)    the advice of every rule that applies, the most urgent first; never empty
+RULES                    for a run with results;  UNFINISHED: for one without
+a rule                   (Evidence) -> Advice or None: a pure function; its docstring is the symptom
 """
 
 from __future__ import annotations

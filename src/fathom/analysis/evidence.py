@@ -1,10 +1,10 @@
 """What a run left behind, and the questions that the report and its advice ask of it.
 
-    read_evidence(folder)                   run folder -> Evidence; a file that cannot be read is told, not raised
-    Evidence                                results, epochs, recipe, schema, environment
-    estimate, primary_metric, badness       one value of results.json; the metric that decides; how to rank values
-    ranked, best_baseline, is_better        the network among its baselines
-    kept_epoch, calibration                 what was deployed; how far its confidence can be trusted
+read_evidence(folder)                   run folder -> Evidence; a file that cannot be read is told, not raised
+Evidence                                results, epochs, recipe, schema, environment
+estimate, primary_metric, badness       one value of results.json; the metric that decides; how to rank values
+ranked, best_baseline, is_better        the network among its baselines
+kept_epoch, calibration                 what was deployed; how far its confidence can be trusted
 """
 
 from __future__ import annotations

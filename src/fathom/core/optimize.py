@@ -130,10 +130,10 @@ class Optimizer:
         else:
             loss.backward(inputs=[part for group in self.groups for part in group.parts])
         if loss.device.type != "cpu":
-            self._guard_on_device(loss)
-        elif not self._is_finite(loss):
-            return
-        self._update()
+            self._update_on_device(loss)
+        elif self._is_finite(loss):
+            self._step()
+            self._average()
 
     def _is_finite(self, loss: Tensor) -> bool:
         """Whether loss and gradient are finite, where looking costs nothing; clips on the way."""
@@ -147,38 +147,37 @@ class Optimizer:
                 group.gradients.mul_(clip / math.sqrt(square))
         return True
 
-    def _guard_on_device(self, loss: Tensor) -> None:
-        """Skip a bad update without waiting for the device: gradients become zero, and fused optimizers read `found_inf`."""
-        squares = torch.stack([torch.dot(group.gradients, group.gradients) for group in self.groups])
-        square = squares.sum()
-        bad = ~torch.isfinite(square + loss.detach())
-        seen = bad * (self.clock.total + 1)
+    @torch.no_grad()
+    def _update_on_device(self, loss: Tensor) -> None:
+        """The update where looking would wait: from the first bad step on, the weights are put back as they were."""
+        square = torch.stack([torch.dot(group.gradients, group.gradients) for group in self.groups]).sum()
+        seen = ~torch.isfinite(square + loss.detach()) * (self.clock.total + 1)
         self._bad = seen if self._bad is None else torch.where(self._bad > 0, self._bad, seen)
-        factor = torch.where(bad, 0.0, 1.0)
         if self.training.clip:
-            factor = factor * (self.training.clip / square.sqrt()).nan_to_num(0.0).clamp(max=1.0)
-        for group, stepper in zip(self.groups, self.steppers, strict=True):
-            torch.nan_to_num_(group.gradients, 0.0, 0.0, 0.0).mul_(factor.to(group.gradients.dtype))
-            stepper.found_inf = bad.float()  # type: ignore[attr-defined]
-            stepper.grad_scale = None  # type: ignore[attr-defined]
+            for group in self.groups:
+                group.gradients.mul_((self.training.clip / square.sqrt()).clamp(max=1.0))
+        before = [group.weights.detach().clone() for group in self.groups]
+        self._step()
+        for group, weights in zip(self.groups, before, strict=True):
+            group.weights.copy_(torch.where(self._bad > 0, weights, group.weights))
+        self._average()
 
-    def _update(self) -> None:
+    def _step(self) -> None:
         multiple = self.schedule(self.clock.progress, self.training)
         for group, stepper in zip(self.groups, self.steppers, strict=True):
             rate = (self.training.learning_rate or 1e-3) * group.rate * multiple
             for table in stepper.param_groups:
                 table["lr"] = rate
-            if (
-                group.decay and self.training.weight_decay
-            ):  # decoupled, whatever the optimizer (Loshchilov & Hutter 2019)
+            if group.decay:  # decoupled, whatever the optimizer (Loshchilov & Hutter 2019)
                 group.weights.mul_(1 - rate * self.training.weight_decay)
             stepper.step()
         self.updates += 1
-        if self.averages:
-            # A short memory at first, so that the start is forgotten (Tarvainen & Valpola 2017).
-            weight = 1 - min(self.training.average, (1 + self.updates) / (10 + self.updates))
-            for average, group in zip(self.averages, self.groups, strict=True):
-                average.lerp_(group.weights, weight)
+
+    def _average(self) -> None:
+        # A short memory at first, so that the start is forgotten (Tarvainen & Valpola 2017).
+        weight = 1 - min(self.training.average, (1 + self.updates) / (10 + self.updates))
+        for average, group in zip(self.averages, self.groups, strict=False):
+            average.lerp_(group.weights, weight)
 
     def first_bad_step(self) -> int:
         """The first step whose loss or gradient was not finite, or -1. Waits for the device."""

@@ -194,9 +194,19 @@ def _splits(
             None if strata is None else strata[rows], None if time_codes is None else time_codes[rows],
         )  # fmt: skip
         splits.update({name: rows[index] for name, index in parts.items()})
+        if time_codes is not None:
+            notes += _across_time(unit, splits)
     if strata is not None and schema.targets:
         notes += _absent_classes(columns, schema, splits, strata)
     return {name: splits[name] for name in PARTS}, notes
+
+
+def _across_time(unit: np.ndarray, splits: Mapping[str, Index]) -> list[str]:
+    """A division by time may part rows that belong together (equal inputs, one group); that is told."""
+    parted = np.isin(unit[splits["test"]], unit[splits["train"]]).sum()
+    return (
+        [f"Divided by time, so {parted:,} test rows share a group or all inputs with training rows."] if parted else []
+    )
 
 
 def _absent_classes(columns: Columns, schema: Schema, splits: Mapping[str, Index], strata: np.ndarray) -> list[str]:
@@ -416,7 +426,11 @@ def _without_faults(
             f"Mend them, or leave them out with data.bad_rows={share}."
         )
     notes.append(f"{len(faults)} rows are left out: {shown}{more}.")
-    return {name: index[~np.isin(index, list(faults))] for name, index in splits.items()}
+    kept = {name: index[~np.isin(index, list(faults))] for name, index in splits.items()}
+    for name, index in kept.items():
+        if len(index) == 0:
+            raise DataError(f"Every row of the {name} split is unusable: {shown}{more}.")
+    return kept
 
 
 def describe_row(columns: Columns, schema: Schema, row: int, reason: str) -> str:

@@ -40,6 +40,10 @@ def transform(strengths: Mapping[str, float], schema: Schema, seed: int) -> Call
             f"augment.{next(iter(strengths))} works on pictures, and the inputs are {', '.join(schema.inputs)}; leave it out."
         )
 
+    mixing = [name for name in ("mixup", "cutmix") if strengths.get(name)]
+    if mixing and len(image_names(schema)) < len(schema.inputs):
+        raise FathomError(f"augment.{mixing[0]} mixes pictures only, and this task has other inputs too; leave it out.")
+
     def apply(batch: Batch, step: int) -> Batch:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + step * 7919 + 17) % 2**63)
         for function, strength in chosen:

@@ -102,7 +102,7 @@ def _dense(words: list[str], options: dict[str, float], shape: Shape) -> tuple[l
 
 def _pool(make: Callable[[int], nn.Module]) -> Callable[..., tuple[list[nn.Module], Shape]]:
     def build(words: list[str], options: dict[str, float], shape: Shape) -> tuple[list[nn.Module], Shape]:
-        size = _whole(_arguments(words, 1, "maxpool SIZE")[0], "SIZE")
+        size = _whole(_arguments(words, 1, "maxpool SIZE or avgpool SIZE")[0], "SIZE")
         if len(shape) != 3 or min(shape[1:]) < size:
             raise LineError(f"a pool of {size} does not fit its input of {' x '.join(map(str, shape))}")
         return [make(size)], (shape[0], shape[1] // size, shape[2] // size)

@@ -36,7 +36,7 @@ def evaluate(run: Run | str | Path, data: Any = None) -> dict[str, Any]:
         prepared = _original(run)
         if prepared is None:
             raise FathomError(
-                f"{run.path} was trained on data in memory or data that have moved; name the data to judge it on."
+                f"{run.path} was trained on data in memory, or data that have moved or changed; name the data to judge it on."
             )
         return judge(prepared, run.predictor, run.recipe.training.seed)
     return _other(run, data)
@@ -47,9 +47,9 @@ def _original(run: Run) -> Prepared | None:
     location = run.recipe.data.location
     if location is None:
         return None
+    began = read_json(run.folder.file("environment.json"))["data"]  # a damaged file is told, not taken for other data
     try:
         prepared = open_task(location, run.recipe.tables()).prepared
-        began = read_json(run.folder.file("environment.json"))["data"]
     except FathomError:
         return None
     return prepared if prepared.fingerprint == began else None

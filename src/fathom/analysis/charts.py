@@ -1,0 +1,337 @@
+"""The charts of the report as positions in percent, which the template draws as SVG and CSS.
+
+    Axis                                     values -> 0 to 100, with round ticks; linear or logarithmic
+    Chart                                    what the template's `plot` macro draws
+    curves(evidence)                         loss, validation metric and learning rate over the epochs
+    reliability_chart, confidence_chart      can the confidence of a target be trusted?
+    scatter_chart                            the answers of a number against its truths
+    confusion(target)                        the matrix of a category, and its most confused classes
+
+A chart holds at most `EPOCHS` or `POINTS` points and a matrix `MATRIX` classes, so that a page stays small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from fathom.analysis.evidence import Evidence, Table, filled_bins, kept_epoch, primary_metric
+from fathom.analysis.wording import count_text, finite, metric_label, number_text, percent, tick_text
+
+EPOCHS, POINTS, MATRIX, PAIRS = 400, 2000, 20, 20
+GAP = 0.6  # percent between bars
+
+
+def plain_text(value: float) -> str:
+    """A tick without a unit."""
+    return f"{value:.6g}"
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A range of values on a line of 0 to 100.
+
+    Args:
+        low, high: values at 0 and at 100.
+        step: between ticks.
+        log: whether ratios, not differences, are drawn to scale.
+    """
+
+    low: float
+    high: float
+    step: float
+    log: bool = False
+
+    @staticmethod
+    def around(values: Iterable[float], count: int = 4) -> Axis:
+        """The smallest range with round ends that holds all values, in about `count` steps."""
+        found = list(values) or [0.0, 1.0]
+        low, high = min(found), max(found)
+        if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-300):  # too near to be told apart
+            low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
+        step = round_step((high - low) / count)
+        return Axis(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, step)
+
+    @staticmethod
+    def of_loss(values: Sequence[float]) -> Axis:
+        """A linear range, or a logarithmic one where the largest is 50 times the smallest."""
+        if min(values) <= 0 or max(values) / min(values) <= 50:
+            return Axis.around(values)
+        low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+        return Axis(10.0**low, 10.0**high, 1, log=True)
+
+    def at(self, value: float) -> float:
+        """Where a value stands, 0 to 100."""
+        if self.log:
+            return 100 * math.log(value / self.low) / math.log(self.high / self.low)
+        return 100 * (value - self.low) / (self.high - self.low)
+
+    def ticks(self, text: Callable[[float], str] = plain_text) -> list[tuple[float, str]]:
+        """(place, text) of each tick."""
+        if self.log:
+            decades = round(math.log10(self.high / self.low))
+            values = [self.low * 10**i for i in range(0, decades + 1, max(1, decades // 5))]
+        else:
+            values = [self.low + i * self.step for i in range(round((self.high - self.low) / self.step) + 1)]
+            values = [0.0 if abs(value) < self.step * 1e-6 else value for value in values]
+        return [(round(self.at(value), 2), text(value)) for value in values]
+
+
+def round_step(least: float) -> float:
+    """The smallest of 1, 2, 2.5, 5 and 10 times a power of ten that is not below `least`.
+
+    >>> round_step(0.3), round_step(7)
+    (0.5, 10.0)
+    """
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= least * (1 - 1e-9))
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What the template's `plot` macro draws. Positions are percent; paths count downward as SVG does.
+
+    Args:
+        title: above the chart.
+        summary: the same in words, for those who do not see it.
+        x, y: ticks (place, text).
+        lines: (name, style, path of an SVG).
+        bars: (left, top, width, height).
+        dots: paths of zero-length strokes; several, so that dots that lie on each other grow darker.
+        marks: (place, text) of vertical lines.
+        x_label, y_label: of the axes.
+        shape: "wide", "flat", "low" or "square".
+    """
+
+    title: str
+    summary: str
+    x: list[tuple[float, str]]
+    y: list[tuple[float, str]]
+    lines: list[tuple[str, str, str]] = field(default_factory=list)
+    bars: list[tuple[float, float, float, float]] = field(default_factory=list)
+    dots: list[str] = field(default_factory=list)
+    marks: list[tuple[float, str]] = field(default_factory=list)
+    x_label: str = ""
+    y_label: str = ""
+    shape: str = "wide"
+
+
+def path(points: Iterable[tuple[float, float] | None]) -> str:
+    """An SVG path through points (x, y upward); None breaks it. A lone point becomes a dot.
+
+    >>> path([(0, 0), (50, 100), None, (100, 20)])
+    'M0 100L50 0M100 80h.01'
+    """
+    runs: list[list[str]] = [[]]
+    for point in points:
+        if point is None:
+            runs.append([])
+        else:
+            runs[-1].append(f"{round(point[0], 2):g} {round(100 - point[1], 2):g}")
+    return "".join(f"M{'L'.join(run)}{'h.01' if len(run) == 1 else ''}" for run in runs if run)
+
+
+def dot_paths(points: Sequence[tuple[float, float]], each: int = 20) -> list[str]:
+    """Dots as zero-length strokes, `each` to a path."""
+    return ["".join(path([point]) for point in points[i : i + each]) for i in range(0, len(points), each)]
+
+
+def thin(count: int, most: int) -> list[int]:
+    """At most about `most` of `count` numbers, evenly, the last among them.
+
+    >>> thin(10, 4), thin(3, 4)
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    return sorted({*range(0, count, max(1, -(-count // most))), count - 1}) if count else []
+
+
+# ---- over the epochs
+
+
+def curves(evidence: Evidence) -> list[Chart]:
+    """Loss, primary validation metric and learning rate over the epochs."""
+    if not evidence.lines:
+        return []
+    marks = _marks(evidence)
+    loss = {"Training": "train/loss", "Validation": "validation/loss"}
+    found = [_curve(evidence, "Loss", loss, Axis.of_loss, marks=marks)]
+    metric = _validation_metric(evidence)
+    if metric:
+        name = metric.removeprefix("validation/")
+        title, text = f"Validation {metric_label(name)}", partial(tick_text, name)
+        found.append(_curve(evidence, title, {"Validation": metric}, text=text, marks=marks, shape="flat"))
+    found.append(_curve(evidence, "Learning rate", {"Rate": "rate"}, shape="flat"))
+    return [chart for chart in found if chart is not None]
+
+
+def _validation_metric(evidence: Evidence) -> str | None:
+    """The key of the primary metric in the lines; the first other metric where it is not there."""
+    primary = primary_metric(evidence.results)
+    keys = [key for key in evidence.lines[-1] if key.startswith("validation/") and key != "validation/loss"]
+    same = [key for key in keys if primary and key.endswith(f"/{primary}")]
+    return next(iter([*same, *keys]), None)
+
+
+def _curve(
+    evidence: Evidence,
+    title: str,
+    keys: Mapping[str, str],
+    axis: Callable[[list[float]], Axis] = partial(Axis.around, count=3),
+    text: Callable[[float], str] = plain_text,
+    marks: Sequence[tuple[float, str]] = (),
+    shape: str = "wide",
+) -> Chart | None:
+    """One chart of one or more numbers (label -> key) over the epochs; None where none was measured."""
+    series = {label: values for label, key in keys.items() if (values := evidence.series(key))}
+    if not series:
+        return None
+    count = len(evidence.lines)
+    y = axis([value for values in series.values() for value in values])
+    lines = []
+    for label in series:
+        found = [(i + 1, finite(evidence.lines[i].get(keys[label]))) for i in thin(count, EPOCHS)]
+        points = [None if value is None else (_epoch_at(epoch, count), y.at(value)) for epoch, value in found]
+        if any(points):
+            lines.append((label, "quiet" if label == "Training" else "strong", path(points)))
+    last = "; ".join(f"{label.lower()} ends at {text(series[label][-1])}" for label, _, _ in lines)
+    title += " (logarithmic)" if y.log else ""
+    summary = f"{title} over {count_text(count, 'epoch')}: {last}."
+    return Chart(
+        title, summary, epoch_ticks(count), y.ticks(text), lines, marks=list(marks), x_label="Epoch", shape=shape
+    )
+
+
+def _epoch_at(epoch: int, count: int) -> float:
+    return 100 * (epoch - 1) / (count - 1) if count > 1 else 50.0
+
+
+def epoch_ticks(count: int) -> list[tuple[float, str]]:
+    """Ticks at the first epoch, at round ones and at the last."""
+    step = max(1, math.ceil(round_step(count / 5)))
+    inner = [epoch for epoch in range(step, count, step) if epoch > 1 and count - epoch > step / 2]
+    return [(round(_epoch_at(epoch, count), 2), f"{epoch:,}") for epoch in dict.fromkeys([1, *inner, count])]
+
+
+def _marks(evidence: Evidence) -> list[tuple[float, str]]:
+    """The kept epoch, and where a new stage began."""
+    lines, count = evidence.lines, len(evidence.lines)
+    marks = [
+        (round(_epoch_at(i + 1, count), 2), f"stage {lines[i].get('stage', 0) + 1}")
+        for i in range(1, count)
+        if lines[i].get("stage") != lines[i - 1].get("stage")
+    ]
+    kept = kept_epoch(evidence.results)
+    if kept and kept <= count:
+        marks.append((round(_epoch_at(kept, count), 2), "kept"))
+    return marks
+
+
+# ---- of one target
+
+DIAGONAL = path([(0, 0), (100, 100)])
+PERCENT_TICKS = Axis(0, 1, 0.25).ticks(lambda value: f"{100 * value:g} %")
+
+
+def reliability_chart(target: Table) -> Chart | None:
+    """Accuracy against confidence; a calibrated network lies on the diagonal."""
+    bins = filled_bins(target)
+    if not bins:
+        return None
+    words = "; ".join(f"{percent(b['confidence'])} sure, {percent(b['accuracy'])} right" for b in bins)
+    return Chart(
+        "How often it is right, by how sure it is",
+        f"Reliability: {words}.",
+        PERCENT_TICKS,
+        PERCENT_TICKS,
+        [("Perfectly calibrated", "dashed", DIAGONAL)],
+        [_bar(b, 100 * b["accuracy"]) for b in bins],
+        dot_paths([(100 * b["confidence"], 100 * b["accuracy"]) for b in bins]),
+        x_label="confidence",
+        y_label="share that is right",
+        shape="square",
+    )
+
+
+def confidence_chart(target: Table) -> Chart | None:
+    """How many test rows were answered with each confidence."""
+    bins = filled_bins(target)
+    if not bins:
+        return None
+    y = Axis.around([0, max(b["rows"] for b in bins)], 2)
+    bars = [_bar(b, y.at(b["rows"])) for b in bins]
+    words = "; ".join(f"{b['rows']} rows near {percent(b['confidence'])}" for b in bins)
+    return Chart(
+        "Rows by confidence", f"{words}.", PERCENT_TICKS, y.ticks(), bars=bars, x_label="Confidence", shape="low"
+    )
+
+
+def _bar(item: Table, height: float) -> tuple[float, float, float, float]:
+    """A bin of a reliability diagram as a bar of this height: left, top, width, height."""
+    left, width = 100 * item["low"] + GAP / 2, 100 * (item["high"] - item["low"]) - GAP
+    return round(left, 2), round(100 - height, 2), round(width, 2), round(height, 2)
+
+
+def scatter_chart(target: Table) -> Chart | None:
+    """Answers against truths; a perfect network lies on the diagonal."""
+    pairs = [(finite(truth), finite(answer)) for truth, answer in target.get("scatter") or []]
+    whole = [(truth, answer) for truth, answer in pairs if truth is not None and answer is not None]
+    if not whole:
+        return None
+    axis = Axis.around(value for pair in whole for value in pair)
+    shown = [whole[i] for i in thin(len(whole), POINTS)]
+    ticks = axis.ticks(number_text)
+    cut = f" ({len(shown):,} of {len(whole):,} rows)" if len(shown) < len(whole) else ""
+    span = f"from {number_text(axis.low)} to {number_text(axis.high)}"
+    return Chart(
+        f"Answer against truth{cut}",
+        f"Answer against truth for {count_text(len(shown), 'test row')}, {span}.",
+        ticks,
+        ticks,
+        [("Perfect", "dashed", DIAGONAL)],
+        dots=dot_paths([(axis.at(truth), axis.at(answer)) for truth, answer in shown]),
+        x_label="truth",
+        y_label="answer",
+        shape="square",
+    )
+
+
+def confusion(target: Table) -> dict[str, Any] | None:
+    """The confusion matrix (rows: truth, columns: answer); of many classes its largest entries."""
+    counts, names = target.get("confusion"), target.get("class_names", [])
+    if not counts:
+        return None
+    totals = [sum(row) for row in counts]
+    wrong = [(count, i, j) for i, row in enumerate(counts) for j, count in enumerate(row) if i != j and count]
+    wrong.sort(key=lambda entry: -entry[0])
+    pairs = [
+        {
+            "truth": names[i],
+            "answer": names[j],
+            "count": count,
+            "total": totals[i],
+            "share": round(100 * count / totals[i], 1),
+        }
+        for count, i, j in wrong[:PAIRS]
+    ]
+    rows = [_matrix_row(names[i], row, i, totals[i]) for i, row in enumerate(counts)] if len(names) <= MATRIX else []
+    return {
+        "names": names,
+        "pairs": pairs,
+        "more": max(0, len(wrong) - PAIRS),
+        "wrong": sum(count for count, _, _ in wrong),
+        "total": sum(totals),
+        "rows": rows,
+    }
+
+
+def _matrix_row(name: Any, counts: Sequence[int], place: int, total: int) -> dict[str, Any]:
+    """One true class: each answer's count, share of the row, and depth of its tint (14 to 42 percent)."""
+    shares = [count / total if total else 0.0 for count in counts]
+    cells = [
+        {"count": count, "share": f"{100 * share:.0f}", "tint": round(14 + 28 * share), "right": i == place}
+        for i, (count, share) in enumerate(zip(counts, shares, strict=True))
+    ]
+    return {"name": name, "cells": cells}
