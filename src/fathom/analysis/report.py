@@ -21,7 +21,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +41,12 @@ from fathom.analysis.charts import (
 from fathom.analysis.evidence import (
     Evidence,
     Table,
+    badness,
+    calibration,
     estimate,
     is_better,
     primary_metric,
+    ranked,
     read_evidence,
 )
 from fathom.analysis.wording import (
@@ -61,6 +64,7 @@ from fathom.analysis.wording import (
     sentence,
     shape_text,
     shorten,
+    tick_text,
 )
 from fathom.core.contract import Field
 from fathom.core.registry import fields as kinds_of_field
@@ -156,7 +160,6 @@ class Cell:
     Args:
         model: its name; "network" for ours.
         value: None where it was not measured.
-        low, high: the interval, None where there is none.
         text: the value as text.
         interval: the interval as text, or "".
         best: whether no other model is better.
@@ -166,8 +169,6 @@ class Cell:
 
     model: str
     value: float | None
-    low: float | None
-    high: float | None
     text: str
     interval: str
     best: bool
@@ -205,53 +206,31 @@ def result_table(results: Table) -> list[ResultRow]:
     Returns:
         The rows; empty where nothing was tested.
     """
-    test, primary = results.get("test", {}), primary_metric(results)
-    models = {"network": test, **_ranked(results.get("baseline", {}), primary)}
+    test, baselines, primary = results.get("test", {}), results.get("baseline", {}), primary_metric(results)
+    models = {"network": test, **{name: baselines[name] for name in ranked(baselines, primary)}}
     names = sorted(test, key=lambda name: name != primary)
     return [_result_row(name, models, name == primary) for name in names]
 
 
-def _ranked(models: Mapping[str, Table], metric: str) -> dict[str, Table]:
-    """The models, best first; those without a value of the metric last."""
-
-    def compare(one: str, other: str) -> int:
-        first, second = (estimate(models[name].get(metric))[0] for name in (one, other))
-        if first is None or second is None:
-            return (first is None) - (second is None)
-        return better(metric, second, first) - better(metric, first, second)
-
-    return {name: models[name] for name in sorted(models, key=cmp_to_key(compare))}
-
-
-def primary_metric(results: Table) -> str:
-    """The metric that decides: the one the run names, else the first one."""
-    test = results.get("test", {})
-    named = results.get("primary")
-    return str(named) if named in test else next(iter(test), "")
-
-
 def _result_row(metric: str, models: Mapping[str, Table], primary: bool) -> ResultRow:
     found = {model: estimate(values.get(metric)) for model, values in models.items()}
-    axis = _scale(metric, found)
     values = [value for value, _, _ in found.values() if value is not None]
+    best = min((badness(metric, value) for value in values), default=math.inf)
+    axis = _scale(metric, list(found.values()))
     cells = []
     for model, (value, low, high) in found.items():
-        beaten = value is None or any(better(metric, other, value) for other in values)
-        best = len(values) > 1 and not beaten
+        is_best = len(values) > 1 and value is not None and badness(metric, value) == best
         text, interval = metric_text(metric, value), interval_text(metric, low, high)
-        cells.append(Cell(model, value, low, high, text, interval, best, *_place(axis, value, low, high)))
+        cells.append(Cell(model, value, text, interval, is_best, *_place(axis, value, low, high)))
     return ResultRow(metric, metric_label(metric), primary, cells, axis)
 
 
-def _scale(metric: str, found: Mapping[str, tuple[float | None, float | None, float | None]]) -> Axis:
+def _scale(metric: str, found: Sequence[tuple[float | None, ...]]) -> Axis:
     """A range around the network and the best of the others."""
-    mine, *others = found.values()
-    rival: tuple[float | None, ...] = ()
-    for other in others:
-        if other[0] is not None and (not rival or better(metric, other[0], rival[0] or 0.0)):
-            rival = other
+    mine, *others = found
+    rival = min(others, key=lambda other: badness(metric, other[0]), default=())
     most = 1.0 if is_share(metric) else math.inf
-    return Axis.around([min(number, most) for number in [*mine, *rival] if number is not None])
+    return Axis.around(min(number, most) for number in (*mine, *rival) if number is not None)
 
 
 def _place(axis: Axis, value: float | None, low: float | None, high: float | None) -> tuple[float, float, float, str]:
@@ -264,57 +243,46 @@ def _place(axis: Axis, value: float | None, low: float | None, high: float | Non
     return round(point, 2), round(left, 2), round(right - left, 2), beyond
 
 
-def estimate(value: Any) -> tuple[float | None, float | None, float | None]:
-    """(value, low, high) of what results.json holds for a metric: an estimate or a plain number."""
-    if isinstance(value, Mapping):
-        return finite(value.get("value")), finite(value.get("low")), finite(value.get("high"))
-    return finite(value), None, None
+# ---- the sections, in the order of the page
 
 
 def headline(evidence: Evidence, rows: Sequence[ResultRow]) -> dict[str, Any]:
-    """The answer: what was learnt, the figure that decides, and whether it is better than the baseline."""
-    results = evidence.results
+    """The answer: what was learned, the figure that decides, and whether it is better than the baseline."""
     if not rows:
-        done = count_text(len(evidence.lines), "epoch") if evidence.lines else "no epoch"
-        figure = "Damaged" if is_damaged(evidence) else "Not evaluated" if results else "Not finished"
-        lead = f"The run ended after {done}; nothing has been tested yet."
-        if is_damaged(evidence):
-            lead = "The results of this run changed after they were written, so they are not shown."
-        return {"figure": figure, "lead": lead, "better": None, "cells": [], "ticks": [], "label": ""}
-    row, test = rows[0], results.get("splits", {}).get("test")
-    mine = row.cells[0]
-    share = mine.text.endswith("%")
-    members = len(results.get("members") or [])
-    lead = (
-        f"on {count_text(test, 'test row')} that the network had never seen"
-        if test
-        else "on rows that the network had never seen"
-    )
+        return _no_headline(evidence)
+    results, row, mine = evidence.results, rows[0], rows[0].cells[0]
+    test, members = results.get("splits", {}).get("test"), len(results.get("members") or [])
     if members:
         lead = f"on average over {count_text(members, 'member')}, each tested on rows that it had never seen"
+    else:
+        lead = f"on {count_text(test, 'test row') if test else 'rows'} that the network had never seen"
     return {
-        "figure": f"{mine.text} {row.label}" if share else f"{capital(row.label)} {mine.text}",
+        "figure": f"{mine.text} {row.label}" if mine.text.endswith("%") else f"{capital(row.label)} {mine.text}",
         "lead": lead + (f". 95 % interval: {mine.interval}." if mine.interval else "."),
         "better": is_better(results),
         "cells": row.cells[:5],
-        "ticks": row.axis.ticks(lambda value: _tick(row.metric, value)),
+        "ticks": row.axis.ticks(partial(tick_text, row.metric)),
         "label": row.label,
     }
 
 
-def member_rows(results: Table) -> list[dict[str, Any]]:
+def _no_headline(evidence: Evidence) -> dict[str, Any]:
+    done = count_text(len(evidence.lines), "epoch") if evidence.lines else "no epoch"
+    figure = "Not evaluated" if evidence.results else "Not finished"
+    lead = f"The run ended after {done}; nothing has been tested yet."
+    if evidence.is_damaged:
+        figure = "Damaged"
+        lead = "The results of this run changed after they were written, so they are not shown."
+    return {"figure": figure, "lead": lead, "better": None, "cells": [], "ticks": [], "label": ""}
+
+
+def member_rows(results: Table) -> list[dict[str, str]]:
     """Members of a run with seeds or folds: name and the primary metric of each."""
-    metric = primary_metric(results)
-    rows = []
+    metric, rows = primary_metric(results), []
     for member in results.get("members") or []:
         value, low, high = estimate(member.get("test", {}).get(metric))
-        rows.append(
-            {
-                "name": str(member.get("name")),
-                "text": metric_text(metric, value),
-                "interval": interval_text(metric, low, high),
-            }
-        )
+        text, interval = metric_text(metric, value), interval_text(metric, low, high)
+        rows.append({"name": str(member.get("name")), "text": text, "interval": interval})
     return rows
 
 
@@ -342,7 +310,6 @@ def asked(evidence: Evidence) -> dict[str, Any]:
         "splits": [
             {"name": k, "rows": v, "share": round(100 * v / total, 2) if total else 0} for k, v in splits.items()
         ],
-        "total": total,
         "fields": fields[:FIELDS],
         "more_fields": max(0, len(fields) - FIELDS),
         "notes": notes[:NOTES],
@@ -351,7 +318,7 @@ def asked(evidence: Evidence) -> dict[str, Any]:
 
 
 def described(item: Table) -> str:
-    """What a field guessed and learnt, in its own words."""
+    """What a field guessed and learned, in its own words."""
     if item.get("kind") in kinds_of_field:
         return Field.from_json(item).describe()
     return listed(item.get("columns", []), 6)
@@ -359,34 +326,32 @@ def described(item: Table) -> str:
 
 def training_sentence(evidence: Evidence) -> str:
     """What was kept, and when the validation loss was lowest."""
-    losses = evidence.series("validation/loss")
-    parts = ["The curves are those of the member that is deployed."] if evidence.results.get("members") else []
+    losses, epochs = evidence.series("validation/loss"), len(evidence.lines)
+    parts = []
+    if evidence.results.get("members"):
+        parts.append("The curves are those of the member that is deployed.")
     if losses:
-        lowest = losses.index(min(losses)) + 1
-        parts.append(
-            f"Validation loss was lowest at epoch {lowest} of {len(evidence.lines):,} ({number_text(min(losses))})."
-        )
+        lowest, least = losses.index(min(losses)) + 1, number_text(min(losses))
+        parts.append(f"Validation loss was lowest at epoch {lowest} of {epochs:,} ({least}).")
     if evidence.results.get("kept"):
         parts.append(f"Kept: {shorten(evidence.results['kept'], 200)}.")
-    broken = sum("train/loss" in line and finite(line["train/loss"]) is None for line in evidence.lines)
+    broken = len(evidence.broken_epochs())
     if broken:
         parts.append(f"In {count_text(broken, 'epoch')} the loss was not a finite number; the curve is broken there.")
-    step = max(1, -(-len(evidence.lines) // EPOCHS))
-    if step > 1:
-        parts.append(f"Of {len(evidence.lines):,} epochs, one in {step} is drawn.")
+    if epochs > EPOCHS:
+        parts.append(f"Of {epochs:,} epochs, one in {-(-epochs // EPOCHS)} is drawn.")
     return " ".join(parts)
 
 
 def epoch_table(evidence: Evidence) -> dict[str, Any]:
     """The numbers behind the curves."""
-    keys = list(
-        dict.fromkeys(key for line in evidence.lines for key in line if "/" in key or key in ("rate", "seconds"))
-    )
-    shown = thin(len(evidence.lines), 100)
+    lines = evidence.lines
+    keys = list(dict.fromkeys(key for line in lines for key in line if "/" in key or key in ("rate", "seconds")))
+    shown = thin(len(lines), 100)
     return {
         "heads": [_column_head(key) for key in keys[:COLUMNS]],
-        "rows": [[i + 1, *(number_text(evidence.lines[i].get(key)) for key in keys[:COLUMNS])] for i in shown],
-        "all": len(shown) == len(evidence.lines) and len(keys) <= COLUMNS,
+        "rows": [[i + 1, *(number_text(lines[i].get(key)) for key in keys[:COLUMNS])] for i in shown],
+        "all": len(shown) == len(lines) and len(keys) <= COLUMNS,
     }
 
 
@@ -397,29 +362,25 @@ def _column_head(key: str) -> str:
 
 def target_view(name: str, target: Table) -> dict[str, Any]:
     """Confusion, calibration and classes of a category; the scatter of a number."""
-    bins = _bins(target)
-    error = calibration_error(bins)
     return {
         "name": name,
         "confusion": confusion(target),
         "reliability": [chart for chart in (reliability_chart(target), confidence_chart(target)) if chart],
-        "calibration": _calibration_sentence(bins, error),
+        "calibration": _calibration_sentence(target),
         "scatter": scatter_chart(target),
         **class_rows(target),
     }
 
 
-def _calibration_sentence(bins: Sequence[Table], error: float | None) -> str:
-    if error is None:
+def _calibration_sentence(target: Table) -> str:
+    found = calibration(target)
+    if found is None:
         return ""
-    confidence, accuracy = _mean(bins, "confidence"), _mean(bins, "accuracy")
-    judged = (
-        "Its confidence can be trusted"
-        if error <= 0.05
-        else f"It is too {'sure' if confidence > accuracy else 'unsure'}"
-    )
-    figures = f"on average {percent(confidence)} sure, {percent(accuracy)} right"
-    return f"{judged}: {figures}. Expected calibration error {error:.3f}."
+    judged = f"It is too {'sure' if found.confidence > found.accuracy else 'unsure'}"
+    if found.error <= 0.05:
+        judged = "Its confidence can be trusted"
+    figures = f"on average {percent(found.confidence)} sure, {percent(found.accuracy)} right"
+    return f"{judged}: {figures}. Expected calibration error {found.error:.3f}."
 
 
 def class_rows(target: Table) -> dict[str, Any]:
@@ -439,7 +400,7 @@ PNG = re.compile(r"data:image/png;base64,iVBORw0KGgo[A-Za-z0-9+/]{21,}={0,2}")
 
 
 def mistakes(results: Table, budget: int) -> dict[str, Any]:
-    """The worst mistakes with their pictures, as far as the budget goes, or their values."""
+    """The worst mistakes with their pictures, as far as the budget of bytes goes, or their values."""
     found = list(results.get("mistakes") or [])
     cards, left_out = [], 0
     for item in found[:MISTAKES]:
@@ -447,15 +408,18 @@ def mistakes(results: Table, budget: int) -> dict[str, Any]:
         if picture and (len(picture) > budget or not PNG.fullmatch(picture)):
             picture, left_out = "", left_out + 1
         budget -= len(picture)
-        card = only(item, "row", "name", "target", "truth", "answer", "confidence")
-        cards.append({**card, **_values(item), "picture": picture, "small": _is_small(picture), "off": _off(item)})
+        values = [(str(name), shorten(value, 60)) for name, value in (item.get("values") or {}).items()]
+        cards.append(
+            {
+                **only(item, "row", "name", "target", "truth", "answer", "confidence"),
+                "shown": values[:VALUES],
+                "more_values": max(0, len(values) - VALUES),
+                "picture": picture,
+                "small": _is_small(picture),
+                "off": _off(item),
+            }
+        )
     return {"cards": cards, "more": max(0, len(found) - MISTAKES), "left_out": left_out}
-
-
-def _values(item: Table) -> dict[str, Any]:
-    values = item.get("values") or {}
-    shown = [(str(name), shorten(value, 60)) for name, value in list(values.items())[:VALUES]]
-    return {"shown": shown, "more_values": max(0, len(values) - VALUES)}
 
 
 def _is_small(picture: str) -> bool:
@@ -464,19 +428,17 @@ def _is_small(picture: str) -> bool:
     return len(header) == 24 and int.from_bytes(header[16:20], "big") < 64
 
 
-def only(item: Table, *names: str) -> dict[str, Any]:
-    """These entries of a table, None where one is not there."""
-    return {name: item.get(name) for name in names}
-
-
 def _off(item: Table) -> str:
     """How far a number's answer is from the truth."""
     truth, answer = finite(item.get("truth")), finite(item.get("answer"))
-    return (
-        ""
-        if truth is None or answer is None or item.get("confidence") is not None
-        else number_text(abs(answer - truth))
-    )
+    if truth is None or answer is None or item.get("confidence") is not None:
+        return ""
+    return number_text(abs(answer - truth))
+
+
+def only(item: Table, *names: str) -> dict[str, Any]:
+    """These entries of a table, None where one is not there."""
+    return {name: item.get(name) for name in names}
 
 
 def network(results: Table) -> dict[str, Any]:
@@ -540,7 +502,6 @@ def _template() -> Template:
         number=number_text,
         percent=percent,
         short=shorten,
-        metric=metric_label,
         capital=capital,
         sentence=sentence,
         counted=count_text,

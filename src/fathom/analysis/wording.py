@@ -84,10 +84,11 @@ def seconds_text(value: Any) -> str:
 def count_text(count: int, one: str) -> str:
     """A number with its noun.
 
-    >>> count_text(1, "row"), count_text(1200, "row")
-    ('1 row', '1,200 rows')
+    >>> count_text(1, "row"), count_text(1200, "row"), count_text(2, "class")
+    ('1 row', '1,200 rows', '2 classes')
     """
-    return f"{count:,} {one}{'' if count == 1 else 's'}"
+    many = f"{one}es" if one.endswith("s") else f"{one}s"
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def shape_text(value: Any) -> str:
