@@ -66,7 +66,11 @@ class Memory(threading.Thread):
     @staticmethod
     def now() -> dict[str, float]:
         lines = Path("/proc/self/status").read_text().splitlines()
-        return {k: int(v.split()[0]) / 1024 for k, _, v in (line.partition(":") for line in lines) if k in ("RssAnon", "RssFile")}
+        return {
+            k: int(v.split()[0]) / 1024
+            for k, _, v in (line.partition(":") for line in lines)
+            if k in ("RssAnon", "RssFile")
+        }
 
     def run(self) -> None:
         while True:
@@ -117,7 +121,8 @@ def main() -> None:
     if options.kind == "one":
         print(json.dumps(one(Path(options.sizes[0]), options.memory)))
         return
-    print(f"| rows | prepare, us a row | train, us a row | own memory, MiB (data.memory = {options.memory * 1024:.0f}) | mapped files, MiB |")
+    allowed = f"data.memory = {options.memory * 1024:.0f}"
+    print(f"| rows | prepare, us a row | train, us a row | own memory, MiB ({allowed}) | mapped files, MiB |")
     print("|---|---|---|---|---|")
     for size in map(int, options.sizes):
         with tempfile.TemporaryDirectory() as folder:

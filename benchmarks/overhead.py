@@ -36,7 +36,13 @@ def main() -> None:
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (20_000, 28, 28), np.uint8)
     labels = generator.integers(0, 10, 20_000)
-    training = {"batch": BATCH, "steps": options.steps, "optimizer": "adam", "schedule": "constant", "learning_rate": 1e-3}
+    training = {
+        "batch": BATCH,
+        "steps": options.steps,
+        "optimizer": "adam",
+        "schedule": "constant",
+        "learning_rate": 1e-3,
+    }
     task = open_task((pixels, labels), {"network": {"name": "mlp"}, "training": training})
     assembly, device = build(task, Device.choose("cpu")), Device.choose("cpu")
     data = task.prepared.sets["train"]
@@ -67,7 +73,10 @@ def main() -> None:
     pairs = [(fathom(), bare()) for _ in range(options.pairs)]
     gaps = sorted(one - other for one, other in pairs)
     ours, theirs = (statistics.median(side) for side in zip(*pairs, strict=True))
-    print(f"fathom {ours:.0f} us a step, bare mathematics {theirs:.0f}; difference {statistics.median(gaps):+.0f} ({gaps[0]:+.0f} to {gaps[-1]:+.0f})")
+    print(
+        f"fathom {ours:.0f} us a step, bare mathematics {theirs:.0f}; "
+        f"difference {statistics.median(gaps):+.0f} ({gaps[0]:+.0f} to {gaps[-1]:+.0f})"
+    )
 
 
 if __name__ == "__main__":
