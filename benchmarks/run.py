@@ -63,7 +63,8 @@ def say(text: str) -> None:
 
 def call(command: list[str | Path], what: str, **options) -> None:
     """Run a program quietly; when it fails, say which and show the end of what it wrote."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, check=False, **output, **options)
     if done.returncode:
         ending = done.stdout[-2000:]
         raise BenchmarkError(f"{what} failed with exit code {done.returncode}. It ended with:\n{ending}")
@@ -230,17 +231,15 @@ def table(report: dict) -> list[str]:
 
 def section(report: dict) -> list[str]:
     """The text of one work."""
-    work, where, results = WORKS[report["work"]], report["machine"], report["results"]
+    work, computer, results = WORKS[report["work"]], report["machine"], report["results"]
     versions = {f"{name} {number}" for result in results for name, number in result["versions"].items()}
-    lines = [
-        f"## {work.name}: {work.title}",
-        "",
-        f"{report['date']}, {where['processor']}, {where['cores']} cores, {where['system']}; "
+    where = (
+        f"{report['date']}, {computer['processor']}, {computer['cores']} cores, {computer['system']}; "
         f"load {report['load'][0]:.1f} before and {report['load'][1]:.1f} after. {work.parameters:,} parameters, "
         f"{results[0]['rows']:,} training rows, {len(results[0]['epoch_seconds'])} epochs a run, "
-        f"{report['pairs']} rounds.",
-        "",
-    ]
+        f"{report['pairs']} round{'s' if report['pairs'] > 1 else ''}."
+    )
+    lines = [f"## {work.name}: {work.title}", "", where, ""]
     if report["pairs"] < FEWEST_PAIRS:
         lines += [f"**Fewer than {FEWEST_PAIRS} rounds: a trial of the harness, not a result.**", ""]
     return [*lines, *table(report), "", f"Versions: {', '.join(sorted(versions))}.", ""]
