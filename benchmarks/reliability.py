@@ -46,8 +46,9 @@ TASKS = {
 
 @dataclass
 class Kills:
-    """What became of the kills of one task."""
+    """What became of the kills of one task; `seconds` is how long a run takes, the shortest seen so far."""
 
+    seconds: float
     sent: int = 0
     resumable: int = 0
     equal: int = 0
@@ -73,9 +74,7 @@ def straight(folder: Path, words: tuple[str, ...]) -> tuple[Path, float]:
     return folder / "runs" / "run", time.monotonic() - start
 
 
-def chain(
-    folder: Path, words: tuple[str, ...], wanted: object, seconds: float, most: int, draw: random.Random, kills: Kills
-) -> None:
+def chain(folder: Path, words: tuple[str, ...], wanted: object, most: int, draw: random.Random, kills: Kills) -> None:
     """Kill, resume, kill ... and compare the end."""
     run = folder / "runs" / "run"
     command: tuple[str, ...] = ("fit", *words, "--name", "run")
@@ -83,8 +82,10 @@ def chain(
     while sent < most:
         process = Killable(folder, *command)
         process.until(run / "recipe.toml")
-        process.process.join(draw.uniform(0, seconds))
+        start = time.monotonic()
+        process.process.join(draw.uniform(0, kills.seconds))
         if not process.process.is_alive():
+            kills.seconds = min(kills.seconds, time.monotonic() - start)  # else a slow first run spoils the draw
             break
         process.kill()
         sent += 1
@@ -107,12 +108,12 @@ def measure_kills(count: int, folder: Path, draw: random.Random) -> dict[str, Ki
         (place / "straight").mkdir(parents=True)
         table(place / "straight" / "t.csv")
         run, seconds = straight(place / "straight", words)
-        wanted, kills, number = trained(run), Kills(), 0
+        wanted, kills, number = trained(run), Kills(seconds), 0
         while kills.sent < count // len(TASKS):
             one = place / str(number)
             one.mkdir()
             table(one / "t.csv")
-            chain(one, words, wanted, seconds, min(3, count // len(TASKS) - kills.sent), draw, kills)
+            chain(one, words, wanted, min(3, count // len(TASKS) - kills.sent), draw, kills)
             number += 1
         result[name] = kills
     return result
