@@ -23,8 +23,8 @@ from torch import Tensor, nn
 import fathom
 from fathom.algorithms.supervised import Supervised
 from fathom.core.contract import Batch, Stage
-from fathom.core.optimize import OPTIMIZERS
 from fathom.core.registry import algorithm
+from fathom.core.steppers import Adam
 
 VALIDATION_ROWS = 200  # of the test rows; validation is not timed, and a run needs some
 
@@ -143,9 +143,7 @@ def main() -> None:
     measurement = Measurement("fathom", ("fathom", "torch"))
     torch.set_num_threads(measurement.threads)
     torch.set_default_dtype(getattr(torch, measurement.data.dtype))
-    OPTIMIZERS["adam"] = lambda weights, rate, training: torch.optim.Adam(
-        [weights], lr=rate, betas=tuple(BETAS), eps=EPSILON, fused=True
-    )
+    Adam.betas, Adam.epsilon = tuple(BETAS), EPSILON
     Benchmark.measurement = measurement
     data = measurement.data
     few = slice(0, VALIDATION_ROWS)

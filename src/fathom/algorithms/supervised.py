@@ -28,6 +28,8 @@ from fathom.core.errors import FathomError, unknown
 from fathom.core.optimize import Optimizer
 from fathom.core.registry import algorithm
 
+HALF = (torch.bfloat16, torch.float16)  # losses are computed in at least single precision
+
 
 @algorithm("supervised", suits=lambda schema: bool(schema.targets))
 class Supervised(Algorithm):

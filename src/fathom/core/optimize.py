@@ -22,9 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fathom.core import steppers
 from fathom.core.contract import Clock
 from fathom.core.errors import FathomError, nearest
 from fathom.core.recipe import Training
+from fathom.core.steppers import Stepper
 
 
 @dataclass
@@ -67,7 +69,8 @@ class Optimizer:
         self.schedule = SCHEDULES[training.schedule]
         self.rates: dict[str, float] = {"*": 1.0}
         self.groups: list[Group] = []
-        self.steppers: list[torch.optim.Optimizer] = []
+        self.steppers: list[Stepper] = []
+        self.learning_rate = 0.0  # of the last update, for the log
         self.averages: list[Tensor] = []
         self.updates = 0
         self.bad_step = -1
@@ -109,17 +112,12 @@ class Optimizer:
         head = name.rpartition(".")[0].endswith(("head", "embedding"))
         return self.training.optimizer == "muon" and parameter.ndim > 1 and not head
 
-    def _stepper(self, group: Group) -> torch.optim.Optimizer:
+    def _stepper(self, group: Group) -> Stepper:
         training = self.training
-        rate = (training.learning_rate or 1e-3) * group.rate
         if group.matrices:
-            matrices = [_as_matrix(part) for part in group.parts]
-            return torch.optim.Muon(
-                matrices, lr=rate, momentum=training.momentum, nesterov=training.nesterov, weight_decay=0.0
-            )
-        make = OPTIMIZERS["adamw" if training.optimizer == "muon" else training.optimizer]
-        group.weights.grad = group.gradients
-        return make(group.weights, rate, training)
+            matrices, gradients = zip(*map(_as_matrix, group.parts), strict=True)
+            return steppers.Muon(matrices, gradients, training.momentum, training.nesterov)
+        return STEPPERS[training.optimizer](group.weights, group.gradients, training)
 
     def minimize(self, loss: Tensor) -> None:
         """One update of the weights against `loss` (a scalar)."""
@@ -163,14 +161,12 @@ class Optimizer:
         self._average()
 
     def _step(self) -> None:
-        multiple = self.schedule(self.clock.progress, self.training)
+        self.learning_rate = (self.training.learning_rate or 1e-3) * self.schedule(self.clock.progress, self.training)
         for group, stepper in zip(self.groups, self.steppers, strict=True):
-            rate = (self.training.learning_rate or 1e-3) * group.rate * multiple
-            for table in stepper.param_groups:
-                table["lr"] = rate
+            rate = self.learning_rate * group.rate
             if group.decay:  # decoupled, whatever the optimizer (Loshchilov & Hutter 2019)
                 group.weights.mul_(1 - rate * self.training.weight_decay)
-            stepper.step()
+            stepper.step(rate)
         self.updates += 1
 
     def _average(self) -> None:
@@ -184,11 +180,6 @@ class Optimizer:
         if self.bad_step < 0 and self._bad is not None:
             self.bad_step = int(self._bad) - 1
         return self.bad_step
-
-    @property
-    def learning_rate(self) -> float:
-        """The rate of the last update, for the log."""
-        return float(self.steppers[0].param_groups[0]["lr"])
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -219,7 +210,7 @@ class Optimizer:
             "updates": self.updates,
             "bad_step": self.bad_step,
             "averages": {str(i): average for i, average in enumerate(self.averages)},
-            "steppers": {str(i): _stepper_state(stepper) for i, stepper in enumerate(self.steppers)},
+            "steppers": {str(i): stepper.state_dict() for i, stepper in enumerate(self.steppers)},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -229,7 +220,7 @@ class Optimizer:
         self.bad_step = state["bad_step"]
         self.averages = [state["averages"][str(i)].clone() for i in range(len(state["averages"]))]
         for i, stepper in enumerate(self.steppers):
-            _set_stepper_state(stepper, state["steppers"][str(i)])
+            stepper.load_state_dict(state["steppers"][str(i)])
 
 
 def _rate(name: str, rates: Mapping[str, float]) -> float:
@@ -257,14 +248,12 @@ def _flatten(rate: float, decay: bool, matrices: bool, parts: list[nn.Parameter]
     return Group(rate, decay, matrices, parts, weights, gradients)
 
 
-def _as_matrix(part: nn.Parameter) -> Tensor:
+def _as_matrix(part: nn.Parameter) -> tuple[Tensor, Tensor]:
     """A filter (O, I, H, W) as a matrix (O, I * H * W), weights and gradient, both views of the buffers."""
     assert part.grad is not None, "the group is not flattened"
-    rows = part.data if part.is_contiguous() else part.data.permute(0, 2, 3, 1)
-    gradient = part.grad if part.is_contiguous() else part.grad.permute(0, 2, 3, 1)
-    matrix = rows.flatten(1)
-    matrix.grad = gradient.flatten(1)
-    return matrix
+    if part.is_contiguous():
+        return part.data.flatten(1), part.grad.flatten(1)
+    return part.data.permute(0, 2, 3, 1).flatten(1), part.grad.permute(0, 2, 3, 1).flatten(1)
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -272,24 +261,12 @@ def _is_dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 
-def _stepper_state(stepper: torch.optim.Optimizer) -> dict[str, Any]:
-    state = stepper.state_dict()["state"]
-    return {str(i): dict(values) for i, values in state.items()}
-
-
-def _set_stepper_state(stepper: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    current = stepper.state_dict()
-    current["state"] = {int(i): dict(values) for i, values in saved.items()}
-    stepper.load_state_dict(current)
-
-
-OPTIMIZERS: dict[str, Callable[[Tensor, float, Training], torch.optim.Optimizer]] = {
-    "adam": lambda weights, rate, training: torch.optim.Adam([weights], lr=rate, fused=True),
-    "adamw": lambda weights, rate, training: torch.optim.AdamW([weights], lr=rate, weight_decay=0.0, fused=True),
-    "sgd": lambda weights, rate, training: torch.optim.SGD(
-        [weights], rate, training.momentum, nesterov=training.nesterov and training.momentum > 0, fused=True
-    ),
-    "rmsprop": lambda weights, rate, training: torch.optim.RMSprop([weights], lr=rate, momentum=training.momentum),
+STEPPERS: dict[str, Callable[[Tensor, Tensor, Training], Stepper]] = {
+    "adam": lambda weights, gradients, training: steppers.Adam(weights, gradients),
+    "adamw": lambda weights, gradients, training: steppers.Adam(weights, gradients),  # decay is decoupled in any case
+    "muon": lambda weights, gradients, training: steppers.Adam(weights, gradients),  # of what is no hidden matrix
+    "sgd": lambda weights, gradients, training: steppers.SGD(weights, gradients, training.momentum, training.nesterov),
+    "rmsprop": lambda weights, gradients, training: steppers.RMSprop(weights, gradients, training.momentum),
 }
 
 
