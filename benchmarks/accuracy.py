@@ -1,0 +1,70 @@
+"""How good the networks get: the accuracy targets of docs/results/foundation.md, each run from its recipe.
+
+    python benchmarks/accuracy.py                      every work
+    python benchmarks/accuracy.py digits mnist-cnn     these
+
+Each line is printed as a row of a Markdown table: the mean over seeds on the test rows with its interval, the single
+seeds, the best baseline, and the seconds of training of one seed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import fathom
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+DATA = "$FATHOM_DATA"
+
+# name -> (data or recipe, seeds, further keys)
+WORKS: dict[str, tuple[str | Path, int, dict[str, Any]]] = {
+    "digits": ("digits", 10, {}),
+    "mnist-cnn": (RECIPES / "digits-cnn.toml", 3, {}),
+    "mnist-mlp": (RECIPES / "digits-mlp.toml", 3, {}),
+    "mnist-mlp-quick": (RECIPES / "digits-mlp-quick.toml", 5, {}),
+    "mnist-quick": (RECIPES / "digits-quick.toml", 5, {}),
+    "mnist": ("mnist", 5, {}),
+    "fashion-mnist": ("fashion-mnist", 1, {}),
+    "cifar10": ("cifar10", 1, {}),
+    "cats-vs-dogs": (f"{DATA}/cats-vs-dogs", 1, {}),
+    "brain-mri": (f"{DATA}/brain-mri", 1, {}),
+    "adult": (RECIPES / "adult.toml", 3, {}),
+    "california-housing": (RECIPES / "california-housing.toml", 3, {}),
+    "breast-cancer": ("breast-cancer", 3, {}),
+    "diabetes": ("diabetes", 3, {}),
+}
+
+
+def main() -> None:
+    """Run the works that are named, or all."""
+    names = sys.argv[1:] or list(WORKS)
+    print("| work | network | parameters | metric | mean | 95 % interval | seeds | best baseline | seconds of training | verdict |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for name in names:
+        data, seeds, keys = WORKS[name]
+        with tempfile.TemporaryDirectory() as folder:
+            run = fathom.fit(data, **{"seeds": seeds, "out": folder, **keys})
+            print(row(name, run.results, seeds), flush=True)
+
+
+def row(name: str, results: dict[str, Any], seeds: int) -> str:
+    """One row of the table."""
+    metrics = [m for m in dict.fromkeys([results["primary"], "auroc"]) if m in results["test"] and len(results["test"]) > 4]
+    metric = metrics[0] if metrics else results["primary"]
+    mine = results["test"][metric]
+    members = [f"{member['test'][metric]['value']:.4f}" for member in results.get("members", [])]
+    others = {name: table[metric]["value"] for name, table in results["baseline"].items() if metric in table}
+    best = max(others, key=lambda other: others[other])
+    cells = [
+        name, results["network"]["name"], f"{results['parameters']:,}", metric, f"{mine['value']:.4f}",
+        f"{mine['low']:.4f} to {mine['high']:.4f}", " ".join(members) or "one", f"{best} {others[best]:.4f}",
+        f"{results['seconds']['train'] / seeds:.1f}", results["verdict"],
+    ]  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    main()
