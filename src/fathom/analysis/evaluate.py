@@ -26,10 +26,10 @@ This file sees outputs, data and the schema, never an algorithm. In comments: N 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import total_ordering
-from statistics import NormalDist
+from statistics import NormalDist, fmean, variance
 from typing import Any
 
 import numpy as np
@@ -446,6 +446,36 @@ class _Judged:
     def _trials(self) -> float:
         """How many equally weighted rows say as much as these (Kish 1965)."""
         return float(self.weight.sum().square() / self.weight.square().sum())
+
+
+def pooled(tables: Sequence[Mapping[str, Mapping[str, float]]], folds: bool) -> dict[str, dict[str, float]]:
+    """The mean of each metric over the members of a run, cut at the metric's limits.
+
+    Args:
+        tables: metric -> value, low, high; one table a member.
+        folds: whether members were judged on different rows; members of other seeds share theirs.
+    """
+    means = pooled_difference(tables, folds)
+    for name, mean in means.items():
+        metric = _plain(name)
+        bottom = -math.inf if metric == "r2" else 0.0
+        top = 1.0 if metric in BOUNDED | {"ece", "r2"} else math.inf
+        mean["low"], mean["high"] = max(bottom, mean["low"]), min(top, mean["high"])
+    return means
+
+
+def pooled_difference(tables: Sequence[Mapping[str, Mapping[str, float]]], folds: bool) -> dict[str, dict[str, float]]:
+    """The mean over members, with a normal interval: variance = between / k + within / (k for folds, 1 for seeds)."""
+    count, quantile = len(tables), NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    means = {}
+    for name in [name for name in tables[0] if all(name in table for table in tables)]:
+        members = [table[name] for table in tables]
+        value = fmean(member["value"] for member in members)
+        within = fmean(((member["high"] - member["low"]) / 2 / quantile) ** 2 for member in members)
+        between = variance(member["value"] for member in members) if count > 1 else 0.0
+        half = quantile * math.sqrt(between / count + within / (count if folds else 1))
+        means[name] = {"value": value, "low": value - half, "high": value + half}
+    return means
 
 
 def wilson(share: float, trials: float, confidence: float = CONFIDENCE) -> tuple[float, float]:

@@ -64,8 +64,8 @@ def choose(schema: Schema, rows: int, given: Mapping[str, Any]) -> Choice:
     changes.update(general(schema, rows))
     if entry is not None and (suggest := entry.about.get("training")):
         changes.update(suggest(schema, rows))
-    # Where the user chose the network's shape or the optimizer, tuned extras of ours would only surprise.
     open_keys = {key: value for key, value in changes.items() if not is_given(given, key)}
+    open_keys["network.name"] = name
     if any(is_given(given, key) for key in BUDGETS):
         open_keys = {key: value for key, value in open_keys.items() if key not in BUDGETS}
     rivals = [rival for _, rival in ranked if rival.name != name][:2]

@@ -37,7 +37,7 @@ def non_finite(algorithm: Algorithm, batch: Batch, step: int) -> NonFiniteError:
         cause += ", or training.clip=1"
     return NonFiniteError(
         f"Training stopped at step {step + 1}: {where} is not finite. Likely cause: {cause}. "
-        "The weights before that step are kept."
+        "That step did not reach the weights."
     )
 
 

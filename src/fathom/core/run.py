@@ -31,6 +31,7 @@ from torch import Tensor
 from fathom.core.errors import FathomError, RunError, nearest
 
 FORMAT = 1
+HEADER = 4 * 2**20  # bytes of a safetensors header: some ten thousand tensors
 SEAL = "sha256"
 
 
@@ -127,6 +128,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        _check_header(path)
         with safe_open(path, "pt") as file:
             about = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -138,6 +140,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if seal != _tensor_seal(tensors, about):
         raise RunError(f"{path} is damaged: its checksum does not match its content. {REPAIR}")
     return tensors, about
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a header that is larger than any of ours before it is parsed, since parsing costs memory and time."""
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > HEADER:
+        raise ValueError(f"its header claims {size:,} bytes; at most {HEADER:,} are read")
 
 
 def _tensor_seal(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
@@ -237,12 +247,11 @@ class RunFolder:
         return self.path / name
 
     @staticmethod
-    def create(out: Path, name: str, *, exact: bool) -> RunFolder:
-        """A new folder, safe against other processes that make one at the same time.
+    def check(out: Path, name: str, *, exact: bool) -> None:
+        """Refuse a name or place where no run can be made, making the folder of runs where it is not there yet.
 
-        Args:
-            out: folder of runs.
-            name: its name; `exact` refuses an existing one, else a number is added.
+        Raises:
+            RunError: says what is in the way, and what to choose instead.
         """
         if name != Path(name).name or name in ("", ".", ".."):
             raise RunError(
@@ -254,6 +263,23 @@ class RunFolder:
             raise RunError(
                 f"The folder {out} for runs cannot be made: {error.strerror}. Choose another with --out."
             ) from error
+        path = out / name
+        if exact and (path / "recipe.toml").exists():
+            raise RunError(
+                f"There is a run {path} already. Go on with it (fathom fit --resume {path}), or choose another --name."
+            )
+        if exact and path.exists():
+            raise RunError(f"{path} is there, but no run has begun in it. Remove it, or choose another --name.")
+
+    @staticmethod
+    def create(out: Path, name: str, *, exact: bool) -> RunFolder:
+        """A new folder, safe against other processes that make one at the same time.
+
+        Args:
+            out: folder of runs.
+            name: its name; `exact` refuses an existing one, else a number is added.
+        """
+        RunFolder.check(out, name, exact=exact)
         taken = {_number(path.name, name) for path in out.glob(f"{name}-*")}
         number = max(taken, default=0)
         while True:
@@ -262,15 +288,8 @@ class RunFolder:
             try:
                 path.mkdir()
                 return RunFolder(path)
-            except FileExistsError as error:
-                if exact and not (path / "recipe.toml").exists():
-                    raise RunError(
-                        f"{path} is there, but no run has begun in it. Remove it, or choose another --name."
-                    ) from error
-                if exact:
-                    raise RunError(
-                        f"There is a run {path} already. Go on with it (fathom fit --resume {path}), or choose another --name."
-                    ) from error
+            except FileExistsError:
+                RunFolder.check(out, name, exact=exact)  # another process was quicker; a numbered run tries the next
             except OSError as error:
                 raise RunError(
                     f"The run folder {path} cannot be made: {error.strerror}. Choose another with --out."

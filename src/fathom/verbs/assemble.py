@@ -11,7 +11,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -37,6 +37,16 @@ Divide = Callable[[Any, Any], dict[str, Index]]
 
 def silent(line: str) -> None:
     """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the caller brought along that no recipe can hold."""
+
+    module: nn.Module | None
+    loss: Any
+    tell: Tell
+    progress: TextIO | None
 
 
 @dataclass

@@ -1,19 +1,18 @@
 """Members of a run: other seeds over the same rows, or folds that hold out each row once; and their common result.
 
-The interval of a mean over members adds what a member's own test rows leave open to what differs between members:
-variance = (spread between members) / k + (mean variance within) / (1 for seeds, which share their test rows; k for folds).
+Seeds share their test rows, folds do not; `analysis/evaluate` makes the interval of their mean accordingly.
 """
 
 from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean, variance
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from fathom.analysis.evaluate import Estimate, pooled, pooled_difference, verdict
 from fathom.core import split
 from fathom.core.callbacks import better
 from fathom.core.recipe import Training
@@ -48,24 +47,6 @@ def division(count: int, fold: int, seed: int) -> Divide:
     return divide
 
 
-Bounds = Mapping[str, tuple[float, float]]
-SHARES = (
-    "accuracy",
-    "balanced_accuracy",
-    "precision",
-    "recall",
-    "specificity",
-    "f1",
-    "auroc",
-    "auprc",
-    "ece",
-    "exact_match",
-)
-BOUNDS: Bounds = {**dict.fromkeys(SHARES, (0.0, 1.0)), "r2": (-math.inf, 1.0)} | dict.fromkeys(
-    ("log_loss", "brier", "mse", "rmse", "mae"), (0.0, math.inf)
-)
-
-
 def aggregate(folder: RunFolder, members: Sequence[RunFolder], training: Training) -> None:
     """One results.json and report for all members; the deployable is the best of them by its validation metric."""
     tables = [read_json(member.file("results.json")) for member in members]
@@ -75,14 +56,13 @@ def aggregate(folder: RunFolder, members: Sequence[RunFolder], training: Trainin
     results = {
         **chosen,
         "seed": training.seed,
-        "test": _mean([table["test"] for table in tables], folds, BOUNDS),
-        "baseline": _mean_each([table["baseline"] for table in tables], folds, BOUNDS),
-        "difference": _mean_each([table["difference"] for table in tables], folds, {}),
+        "test": pooled([table["test"] for table in tables], folds),
+        "baseline": _each([table["baseline"] for table in tables], pooled, folds),
+        "difference": _each([table["difference"] for table in tables], pooled_difference, folds),
         "members": [{"name": m.name, "test": t["test"]} for m, t in zip(members, tables, strict=True)],
         "seconds": {key: sum(table["seconds"][key] for table in tables) for key in chosen["seconds"]},
         "kept": f"member {members[best].name}, {chosen['kept']}",
     }
-    from fathom.analysis.evaluate import Estimate, verdict
 
     def estimates(table: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Estimate]]:
         return {name: {m: Estimate.from_json(e) for m, e in metrics.items()} for name, metrics in table.items()}
@@ -109,21 +89,7 @@ def _best(members: Sequence[RunFolder], monitor: str) -> int:
     return place
 
 
-def _mean_each(tables: Sequence[Mapping[str, Any]], folds: bool, bounds: Bounds) -> dict[str, Any]:
+def _each(tables: Sequence[Mapping[str, Any]], pool: Callable[..., Any], folds: bool) -> dict[str, Any]:
+    """Pool the tables of each baseline that every member has."""
     names = [name for name in tables[0] if all(name in table for table in tables)]
-    return {name: _mean([table[name] for table in tables], folds, bounds) for name in names}
-
-
-def _mean(tables: Sequence[Mapping[str, Any]], folds: bool, bounds: Bounds) -> dict[str, Any]:
-    """The mean of each metric over members, with its interval."""
-    count = len(tables)
-    means = {}
-    for name in [name for name in tables[0] if all(name in table for table in tables)]:
-        values = [table[name]["value"] for table in tables]
-        within = fmean(((table[name]["high"] - table[name]["low"]) / 3.92) ** 2 for table in tables)
-        between = variance(values) if count > 1 else 0.0
-        half = 1.96 * math.sqrt(between / count + within / (count if folds else 1))
-        bottom, top = bounds.get(name.rpartition(".")[2], (-math.inf, math.inf))
-        low, high = max(bottom, fmean(values) - half), min(top, fmean(values) + half)
-        means[name] = {"value": fmean(values), "low": low, "high": high}
-    return means
+    return {name: pool([table[name] for table in tables], folds) for name in names}
