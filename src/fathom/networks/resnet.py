@@ -82,17 +82,10 @@ def _training(schema: Schema, rows: int) -> dict[str, object]:
     }  # fmt: skip
     if channels == 3:
         settings["augment.flip"] = 0.5
-    if (
-        max(height, width) > 40
-    ):  # photos: one more halving, half the filters for the time it takes, and crops, since things stand anywhere
-        settings.update(
-            {
-                "network.channels": [16, 32, 64, 128],
-                "training.learning_rate": 4e-3,
-                "augment.shift": 4,
-                "augment.crop": 0.3,
-            }
-        )
+    if max(height, width) > 40:
+        # Photos: one more halving, half the filters for the time it takes, and crops, since things stand anywhere.
+        settings["network.channels"] = [16, 32, 64, 128]
+        settings.update({"training.learning_rate": 4e-3, "augment.shift": 4, "augment.crop": 0.3})
     return settings
 
 
