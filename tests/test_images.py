@@ -324,7 +324,10 @@ def test_arrays_and_files_do_not_join(tmp_path: Path) -> None:
 
 def test_predict_reads_files_folders_and_arrays(tmp_path: Path) -> None:
     root = photos(tmp_path / "p", ["a/1.png", "a/2.png", "b/1.png"])
-    schema = open_source(str(root), Data()).schema()
+    source = open_source(str(root), Data())
+    schema = source.schema()
+    schema.inputs["image"].fit([source.columns()])
+    schema.inputs["image"].state["shape"][0] = 3
     columns, names = read_inputs([root / "b" / "1.png", str(root / "a")], schema)
     assert names == to_list(columns["image"]) == [str(root / name) for name in ("b/1.png", "a/1.png", "a/2.png")]
     columns, names = read_inputs([np.zeros((6, 5, 3), np.uint8), np.zeros((2, 6, 5, 3))], schema)
@@ -338,6 +341,9 @@ def test_predict_reads_files_folders_and_arrays(tmp_path: Path) -> None:
         read_inputs([str(folder(tmp_path / "none", {"x.txt": b""}))], schema)
     with pytest.raises(DataError, match="one or the other"):
         read_inputs([np.zeros((6, 5)), str(root / "a")], schema)
+    schema.inputs["image"].state["shape"][0] = 1
+    columns, names = read_inputs([np.zeros((3, 6, 5), np.uint8)], schema)
+    assert len(names) == 3, "three gray pictures, not one in color"
 
 
 def test_real_folders(data_folder: Path) -> None:
