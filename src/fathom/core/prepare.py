@@ -141,19 +141,20 @@ def input_hashes(columns: Columns, schema: Schema) -> np.ndarray:
 
 
 def codes(columns: Columns, name: str | None) -> np.ndarray | None:
-    """(N,) integers in the order of the values, or None."""
+    """(N,) int32 in the order of the values (a missing one reads as empty text), or None."""
     if name is None:
         return None
     column = columns[name]
-    if isinstance(column, pa.ChunkedArray) and pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)  # to_numpy() would give a missing code the last word
-    if isinstance(column, pa.ChunkedArray) and not (
-        pa.types.is_string(column.type) or pa.types.is_boolean(column.type)
-    ):
-        values = column.to_numpy()
-    else:
-        values = np.array(["" if value is None else str(value) for value in to_list(column)])
-    return np.unique(values, return_inverse=True)[1]
+    if isinstance(column, np.ndarray):
+        return np.unique([str(value) for value in column.tolist()], return_inverse=True)[1].astype(np.int32)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if not (pa.types.is_string(column.type) or pa.types.is_boolean(column.type)):
+        return np.unique(column.to_numpy(), return_inverse=True)[1].astype(np.int32)
+    coded = column.dictionary_encode().combine_chunks()
+    words = ["" if word is None else str(word) for word in [*coded.dictionary.to_pylist(), None]]
+    rank = np.unique(words, return_inverse=True)[1].astype(np.int32)
+    return rank[pc.fill_null(coded.indices, len(words) - 1).to_numpy(zero_copy_only=False)]
 
 
 def _strata(columns: Columns, schema: Schema) -> np.ndarray | None:

@@ -21,14 +21,17 @@ from fathom.core.tensors import Index
 VALIDATION, TEST = 0.1, 0.2
 
 
+RANGE_BITS = 6  # equal hashes fall into one range; each range is numbered by itself, so that sorting needs little memory
+
+
 def units(hashes: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-    """(N,) which rows must stay together: equal content, equal group, and whatever these chain together.
+    """(N,) int32, which rows must stay together: equal content, equal group, and whatever these chain together.
 
     Args:
-        hashes: (N,) content of each row's inputs.
+        hashes: (N,) uint64, content of each row's inputs.
         groups: (N,) group of each row, integers; None where there are none.
     """
-    _, unit = np.unique(hashes, return_inverse=True)
+    unit = _numbered(hashes)
     if groups is None:
         return unit
     from scipy.sparse import coo_array
@@ -40,7 +43,33 @@ def units(hashes: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
     size = rows + int(edges.max()) + 1
     ends = np.concatenate([np.arange(rows), np.arange(rows)])
     graph = coo_array((np.ones(2 * rows, np.int8), (ends, edges + rows)), shape=(size, size))
-    return connected_components(graph, directed=False)[1][:rows]
+    return _compact(connected_components(graph, directed=False)[1][:rows])
+
+
+def _numbered(hashes: np.ndarray) -> np.ndarray:
+    """(N,) int32, equal hashes -> equal numbers from 0 in the order of the hashes."""
+    number = np.empty(len(hashes), np.int32)
+    ranges = (hashes >> np.uint64(64 - RANGE_BITS)).astype(np.int8)
+    used = 0
+    for k in range(2**RANGE_BITS):
+        rows = np.flatnonzero(ranges == k)
+        different, inverse = np.unique(hashes[rows], return_inverse=True)
+        number[rows] = inverse + used
+        used += len(different)
+    return number
+
+
+def _compact(unit: np.ndarray) -> np.ndarray:
+    """(N,) int32, the same units in the same order, numbered without gaps."""
+    present = np.bincount(unit) > 0
+    return unit.astype(np.int32) if present.all() else (np.cumsum(present, dtype=np.int32) - 1)[unit]
+
+
+def _first_rows(unit: np.ndarray) -> np.ndarray:
+    """(U,) int32, the first row of each unit."""
+    first = np.empty(int(unit.max()) + 1, np.int32)
+    first[unit[::-1]] = np.arange(len(unit) - 1, -1, -1, dtype=np.int32)  # of equal places the last one written stays
+    return first
 
 
 def divide(
@@ -69,7 +98,7 @@ def divide(
     if time is not None:
         parts = _by_time(time, shares)
     else:
-        parts = _shuffled(unit, shares, seed, np.zeros(rows, np.int64) if strata is None else strata)
+        parts = _shuffled(unit, shares, seed, np.zeros(rows, np.int8) if strata is None else strata)
     for name, index in parts.items():
         if len(index) == 0:
             raise DataError(
@@ -94,11 +123,11 @@ def _by_time(time: np.ndarray, shares: Mapping[str, float]) -> dict[str, Index]:
 
 def _shuffled(unit: np.ndarray, shares: Mapping[str, float], seed: int, strata: np.ndarray) -> dict[str, Index]:
     """Deal shuffled units of each class to the parts, each time to the part that lacks most of its share."""
-    generator = np.random.default_rng(seed)
-    _, first, unit, sizes = np.unique(unit, return_index=True, return_inverse=True, return_counts=True)
-    label = strata[first]  # a unit is dealt with the class of its first row
-    shuffled = generator.permutation(len(first))
-    owner = np.full(len(first), -1, np.int64)
+    unit = _compact(unit)
+    sizes = np.bincount(unit)
+    label = strata[_first_rows(unit)]  # a unit is dealt with the class of its first row
+    shuffled = np.random.default_rng(seed).permutation(np.arange(len(sizes), dtype=np.int32))
+    owner = np.full(len(sizes), -1, np.int8)
     wanted = np.array([1 - sum(shares.values()), *shares.values()])
     for value in np.unique(label):
         members = shuffled[label[shuffled] == value]
@@ -111,9 +140,10 @@ def _deal(sizes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Which part each unit goes to, so that the parts' shares of the rows come near `wanted`."""
     if (sizes == 1).all():
         bounds = np.round(np.cumsum(wanted) * len(sizes)).astype(np.int64)
-        return np.searchsorted(bounds, np.arange(len(sizes)), side="right").clip(max=len(wanted) - 1)
+        bounds[-1] = len(sizes)
+        return np.repeat(np.arange(len(wanted), dtype=np.int8), np.diff(bounds, prepend=0))
     total, filled = sizes.sum(), np.zeros(len(wanted))
-    owner = np.empty(len(sizes), np.int64)
+    owner = np.empty(len(sizes), np.int8)
     order = np.argsort(-sizes, kind="stable")  # large units first, or they would not fit
     for position in order:
         part = int(np.argmax(wanted * total - filled))
@@ -132,7 +162,8 @@ def folds(unit: np.ndarray, count: int, seed: int, strata: np.ndarray | None = N
         raise DataError(
             f"training.folds = {count} needs at least {count} different rows; there are {len(np.unique(unit))}."
         )
-    _, first, unit, sizes = np.unique(unit, return_index=True, return_inverse=True, return_counts=True)
+    unit = _compact(unit)
+    sizes, first = np.bincount(unit), _first_rows(unit)
     label = np.zeros(len(first), np.int64) if strata is None else np.unique(strata[first], return_inverse=True)[1]
     shuffled = np.random.default_rng(seed).permutation(len(first))
     order = shuffled[np.lexsort((-sizes[shuffled], label[shuffled]))]  # class after class, large units first

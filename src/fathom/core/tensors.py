@@ -131,12 +131,13 @@ def row_hashes(columns: Columns, names: Iterable[str], files: Iterable[str] = ()
     Returns:
         (N,) uint64.
     """
-    files = set(files)
+    names, files = list(names), set(files)
     total = np.zeros(columns.rows, np.uint64)
-    for name in names:
-        column = columns[name]
-        hashed = _hash_files(to_list(column)) if name in files else _hash_column(column)
-        total = _mix(total * np.uint64(31) + hashed)
+    for start, chunk in columns.chunks():
+        rows = total[start : start + chunk.rows]
+        for name in names:
+            hashed = _hash_files(to_list(chunk[name])) if name in files else _hash_column(chunk[name])
+            rows[:] = _mix(rows * np.uint64(31) + hashed)
     return total
 
 
