@@ -141,20 +141,26 @@ def input_hashes(columns: Columns, schema: Schema) -> np.ndarray:
 
 
 def codes(columns: Columns, name: str | None) -> np.ndarray | None:
-    """(N,) int32 in the order of the values (a missing one reads as empty text), or None."""
+    """(N,) small integers in the order of the values (a missing one reads as empty text), or None."""
     if name is None:
         return None
     column = columns[name]
     if isinstance(column, np.ndarray):
-        return np.unique([str(value) for value in column.tolist()], return_inverse=True)[1].astype(np.int32)
+        return _ranks(np.array([str(value) for value in column.tolist()]))
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if not (pa.types.is_string(column.type) or pa.types.is_boolean(column.type)):
-        return np.unique(column.to_numpy(), return_inverse=True)[1].astype(np.int32)
+        return _ranks(column.to_numpy())
     coded = column.dictionary_encode().combine_chunks()
     words = ["" if word is None else str(word) for word in [*coded.dictionary.to_pylist(), None]]
-    rank = np.unique(words, return_inverse=True)[1].astype(np.int32)
+    rank = _ranks(np.array(words))
     return rank[pc.fill_null(coded.indices, len(words) - 1).to_numpy(zero_copy_only=False)]
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """(N,) which of the sorted different values each is, in the smallest type of integers that holds them."""
+    different, rank = np.unique(values, return_inverse=True)
+    return rank.astype(np.min_scalar_type(len(different)))
 
 
 def _strata(columns: Columns, schema: Schema) -> np.ndarray | None:
@@ -187,19 +193,26 @@ def _splits(
         if name not in given
     }
     splits = dict(given)
-    rows = given.get("train", np.arange(columns.rows))
     if shares:
         time_codes = codes(columns, schema.special.get("time"))
-        parts = split.divide(
-            unit[rows], shares, seed,
-            None if strata is None else strata[rows], None if time_codes is None else time_codes[rows],
-        )  # fmt: skip
-        splits.update({name: rows[index] for name, index in parts.items()})
+        splits.update(_divided(given.get("train"), unit, shares, seed, strata, time_codes))
         if time_codes is not None:
             notes += _across_time(unit, splits)
     if strata is not None and schema.targets:
         notes += _absent_classes(columns, schema, splits, strata)
     return {name: splits[name] for name in PARTS}, notes
+
+
+def _divided(
+    rows: Index | None, unit: np.ndarray, shares: Mapping[str, float], seed: int,
+    strata: np.ndarray | None, time: np.ndarray | None,
+) -> dict[str, Index]:  # fmt: skip
+    """The parts of all rows, or of the given training rows."""
+    if rows is None:
+        return split.divide(unit, shares, seed, strata, time)
+    ours = [None if array is None else array[rows] for array in (strata, time)]
+    parts = split.divide(unit[rows], shares, seed, *ours)
+    return {name: rows[index] for name, index in parts.items()}
 
 
 def _across_time(unit: np.ndarray, splits: Mapping[str, Index]) -> list[str]:

@@ -61,8 +61,16 @@ def _numbered(hashes: np.ndarray) -> np.ndarray:
 
 def _compact(unit: np.ndarray) -> np.ndarray:
     """(N,) int32, the same units in the same order, numbered without gaps."""
-    present = np.bincount(unit) > 0
-    return unit.astype(np.int32) if present.all() else (np.cumsum(present, dtype=np.int32) - 1)[unit]
+    present = np.zeros(int(unit.max()) + 1, bool)
+    present[unit] = True
+    if present.all():
+        return unit.astype(np.int32, copy=False)
+    return (np.cumsum(present, dtype=np.int32) - np.int32(1))[unit]
+
+
+def _sizes(unit: np.ndarray) -> np.ndarray:
+    """(U,) int32, the rows of each unit."""
+    return np.bincount(unit).astype(np.int32)
 
 
 def _first_rows(unit: np.ndarray) -> np.ndarray:
@@ -124,7 +132,7 @@ def _by_time(time: np.ndarray, shares: Mapping[str, float]) -> dict[str, Index]:
 def _shuffled(unit: np.ndarray, shares: Mapping[str, float], seed: int, strata: np.ndarray) -> dict[str, Index]:
     """Deal shuffled units of each class to the parts, each time to the part that lacks most of its share."""
     unit = _compact(unit)
-    sizes = np.bincount(unit)
+    sizes = _sizes(unit)
     label = strata[_first_rows(unit)]  # a unit is dealt with the class of its first row
     shuffled = np.random.default_rng(seed).permutation(np.arange(len(sizes), dtype=np.int32))
     owner = np.full(len(sizes), -1, np.int8)
@@ -163,7 +171,7 @@ def folds(unit: np.ndarray, count: int, seed: int, strata: np.ndarray | None = N
             f"training.folds = {count} needs at least {count} different rows; there are {len(np.unique(unit))}."
         )
     unit = _compact(unit)
-    sizes, first = np.bincount(unit), _first_rows(unit)
+    sizes, first = _sizes(unit), _first_rows(unit)
     label = np.zeros(len(first), np.int64) if strata is None else np.unique(strata[first], return_inverse=True)[1]
     shuffled = np.random.default_rng(seed).permutation(len(first))
     order = shuffled[np.lexsort((-sizes[shuffled], label[shuffled]))]  # class after class, large units first
