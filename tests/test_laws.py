@@ -158,6 +158,7 @@ def test_the_flags_are_frozen() -> None:
         "target": "data.target",
         "input": "data.input",
         "time": "data.time",
+        "horizon": "data.horizon",
         "group": "data.group",
         "valid": "data.validation",
         "test": "data.test",

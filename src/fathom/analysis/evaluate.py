@@ -38,7 +38,7 @@ from torch import Tensor
 
 from fathom.core.contract import Field, Schema
 from fathom.core.errors import DataError
-from fathom.core.tensors import WEIGHT, Batch, Ragged, TensorSet
+from fathom.core.tensors import WEIGHT, Batch, TensorSet
 from fathom.fields import metrics
 
 CHUNK = 2**26  # bytes of resample weights made at once
@@ -257,11 +257,11 @@ def verdict(
     """
     name = strongest(baselines, metric)
     if name is None or metric not in differences.get(name, {}):
-        return f"There is no baseline to compare the network's {words(metric)} with."
+        return f"There is no baseline to compare the network's {metric_words(metric)} with."
     gap = differences[name][metric]
     low, high = (-gap.high, -gap.low) if _plain(metric) in LOWER_IS_BETTER else (gap.low, gap.high)
     judged = "better" if low > 0 else "worse" if high < 0 else "not better"
-    return f"The network is {judged} than {_article(name)}: {words(metric)} {gap.text('+')}."
+    return f"The network is {judged} than {_article(name)}: {metric_words(metric)} {gap.text('+')}."
 
 
 def words(metric: str) -> str:
@@ -327,10 +327,7 @@ def mistakes(outputs: Batch, data: TensorSet, schema: Schema, count: int = MISTA
 
 def encoded(data: TensorSet, name: str) -> Tensor:
     """(N, ...) one column of a set, its rows in order, without touching the others."""
-    column = data.columns[name]
-    if isinstance(column, Ragged):
-        raise DataError(f"'{name}' has rows of unequal length, which these metrics do not read.")
-    return column if data.index is None else column.index_select(0, data.index)
+    return data.column(name)
 
 
 def row_weights(data: TensorSet) -> Tensor | None:
@@ -417,7 +414,7 @@ class _Judged:
         draws = self.draws["network"]
         most = max(len(drawn) for drawn in draws.values())
         known = {metric: int(drawn.isfinite().sum()) for metric, drawn in draws.items()}
-        told = [f"{words(metric)} ({count})" for metric, count in known.items() if 0 < count < most]
+        told = [f"{metric_words(metric)} ({count})" for metric, count in known.items() if 0 < count < most]
         return [f"Intervals rest on {most} resamples, except: {', '.join(told)}."] if told else []
 
     def _interval(self, name: str, metric: str) -> tuple[float, float]:
@@ -647,12 +644,18 @@ def _scatter(item: Field, output: Tensor, target: Tensor, seed: int) -> list[lis
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(target), generator=generator)[:POINTS].sort().values
     answer = _unscale(item, output[chosen])[:, 0]
-    return torch.stack([target[chosen][:, 0].double(), answer.double()], 1).tolist()
+    return torch.stack([_original(item, target[chosen])[:, 0], answer], 1).tolist()
 
 
 def _unscale(item: Field, output: Tensor) -> Tensor:
-    """(N, columns) in the original units."""
+    """Outputs of a network (N, columns) in the original units."""
     values: Tensor = item.unscale(output)  # type: ignore[attr-defined]
+    return values
+
+
+def _original(item: Field, target: Tensor) -> Tensor:
+    """Encoded numbers (N, columns) in the original units."""
+    values: Tensor = item.original(target)  # type: ignore[attr-defined]
     return values
 
 
@@ -710,11 +713,10 @@ def _worst_labels(item: Field, output: Tensor, target: Tensor, count: int) -> To
 
 
 def _worst_numbers(item: Field, output: Tensor, target: Tensor, count: int) -> Told:
-    answer = _unscale(item, output).double()
-    spread = torch.tensor(item.state["std"], dtype=torch.float64)
-    distance = ((answer - target.double()) / spread).abs().amax(1)
+    distance = (output - item.scale(target)).abs().amax(1)  # type: ignore[attr-defined]
+    truth, answer = _original(item, target), _unscale(item, output)
     return [
-        (row, {"truth": _number(target[row]), "answer": _number(answer[row]), "confidence": None})
+        (row, {"truth": _number(truth[row]), "answer": _number(answer[row]), "confidence": None})
         for row in _largest(distance, distance > 0, count)
     ]
 

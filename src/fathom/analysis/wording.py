@@ -3,8 +3,9 @@
     finite                                       what counts as a number
     number_text, percent, seconds_text,          numbers: four significant digits, thousands parted
     count_text, shape_text
-    metric_label, metric_text, interval_text,    metrics: their name, value, interval and tick,
-    tick_text                                    as percent, with three decimals or with four digits
+    metric_label, metric_words                   metrics: their name at a figure and in a sentence
+    metric_text, interval_text, tick_text        metrics: value, interval and tick, as percent, with three
+                                                 decimals or with four digits
     shorten, listed, capital, sentence           texts
 
 What is not there, or is no number, reads as a dash.
@@ -109,9 +110,24 @@ def metric_label(name: str) -> str:
     >>> metric_label("balanced_accuracy"), metric_label("income.auroc"), metric_label("r2")
     ('balanced accuracy', 'income: AUROC', 'R²')
     """
-    target, _, metric = name.rpartition(".")
-    text = " ".join(NAMES.get(word, word) for word in metric.split("_"))
+    target, text = _parted(name)
     return f"{target}: {text}" if target else text
+
+
+def metric_words(name: str) -> str:
+    """A metric's name as it stands in a sentence.
+
+    >>> metric_words("auroc"), metric_words("income.balanced_accuracy")
+    ('AUROC', "balanced accuracy of 'income'")
+    """
+    target, text = _parted(name)
+    return f"{text} of '{target}'" if target else text
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """The target ("" where there is one only) and the metric as people write it."""
+    target, _, metric = name.rpartition(".")
+    return target, " ".join(NAMES.get(word, word) for word in metric.split("_"))
 
 
 def metric_text(name: str, value: Any) -> str:

@@ -123,16 +123,23 @@ def finite(line: Mapping[str, Any]) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
 
 
-# Metrics that are better when they are smaller; all others are better when larger.
 SMALLER = ("loss", "log_loss", "mse", "rmse", "mae", "ece", "error", "brier")
+
+
+def smaller_is_better(name: str) -> bool:
+    """Whether this is an error or a loss; every other metric is better when larger.
+
+    >>> smaller_is_better("validation/income.log_loss"), smaller_is_better("r2")
+    (True, False)
+    """
+    return re.split(r"[/.]", name)[-1] in SMALLER
 
 
 def better(name: str, one: float, other: float) -> bool:
     """Whether `one` is a better value of this metric than `other`. NaN is never better."""
     if math.isnan(one):
         return False
-    smaller = re.split(r"[/.]", name)[-1] in SMALLER  # "validation/income.log_loss" is a log_loss
-    return math.isnan(other) or (one < other if smaller else one > other)
+    return math.isnan(other) or (one < other if smaller_is_better(name) else one > other)
 
 
 class Best(Watcher):

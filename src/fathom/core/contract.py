@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fathom.core.batching import Epochs, epoch_order, epoch_steps
 from fathom.core.errors import DataError, unknown
 from fathom.core.registry import Hyperparameter, fields, hyperparameter
 from fathom.core.tensors import ROW, WEIGHT, Batch, Columns, Index, Ragged, TensorSet
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ROW", "WEIGHT", "Algorithm", "Batch", "Callback", "Clock", "Columns", "Context", "Field", "Index", "Loss",
     "Model", "Predictor", "Ragged", "Regularizer", "Schema", "Source", "Stage", "TensorSet", "Verdict",
-    "hyperparameter",
+    "epoch_order", "epoch_steps", "hyperparameter",
 ]  # fmt: skip
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> (B,), one value a row
@@ -80,12 +81,21 @@ class Field(Configured, ABC):
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """The shape of one row of network output that this field reads when it is a target."""
-        raise DataError(f"'{self.columns[0]}' is of kind {self.kind}, which cannot be a target here.")
+        """The shape of one row of network output that this field reads when it is a target.
+
+        Raises:
+            DataError: this kind of field cannot be a target.
+        """
+        raise DataError(self._no_target())
 
     @abstractmethod
     def fit(self, chunks: Iterable[Columns]) -> None:
         """Learn the state from the training rows, which come in chunks."""
+
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """(start, length) of the stretch of the series that row i stands for, counted from moment i; None for one value."""
+        return None
 
     @abstractmethod
     def encode(self, columns: Columns, target: bool = False) -> Tensor | Ragged:
@@ -104,8 +114,12 @@ class Field(Configured, ABC):
         return nn.Identity()
 
     def decode(self, output: Tensor) -> list[Any]:
-        """Network output (B, *outputs) -> one answer a row, ready for JSON."""
-        raise NotImplementedError
+        """Network output (B, *outputs) -> one answer a row, ready for JSON.
+
+        Raises:
+            DataError: this kind of field cannot be a target.
+        """
+        raise DataError(self._no_target())
 
     def metrics(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Every metric that fits this kind of target.
@@ -117,8 +131,14 @@ class Field(Configured, ABC):
 
         Returns:
             name -> tensor of shape () or (R,).
+
+        Raises:
+            DataError: this kind of field cannot be a target.
         """
-        raise NotImplementedError
+        raise DataError(self._no_target())
+
+    def _no_target(self) -> str:
+        return f"'{self.columns[0]}' is of kind {self.kind}, which cannot be a target here."
 
     def describe(self) -> str:
         """What was guessed and fitted, in a few words."""
@@ -189,8 +209,8 @@ class Source(ABC):
 
     @classmethod
     @abstractmethod
-    def accepts(cls, location: Any) -> bool:
-        """Whether this source reads `location`; looks, does not read everything."""
+    def accepts(cls, location: Any, options: Any) -> bool:
+        """Whether this source reads `location` under the recipe's `data` section; looks, does not read everything."""
 
     @abstractmethod
     def columns(self) -> Columns:
@@ -239,11 +259,12 @@ class Model(nn.Module):
             return {name: output[name] for name in shapes}
         if isinstance(output, Tensor) and len(shapes) == 1:
             ((name, shape),) = shapes.items()
-            return {name: output.reshape(-1, *shape)}
+            return {name: output.reshape(len(output), *shape)}
         if isinstance(output, Tensor):
             sizes = [int(np.prod(shape)) for shape in shapes.values()]
             output = output.split(sizes, dim=-1)
-        return {name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), output, strict=True)}
+        parts = zip(shapes.items(), output, strict=True)
+        return {name: part.reshape(len(part), *shape) for (name, shape), part in parts}
 
 
 @dataclass(frozen=True)
@@ -318,17 +339,6 @@ class Context:
     class_weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def epoch_steps(rows: int, size: int) -> int:
-    """Batches in one pass over `rows`."""
-    return max(1, -(-rows // size))
-
-
-def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
-    """(rows,) the order of an epoch: a function of the seed and the epoch alone."""
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-    return torch.randperm(rows, generator=generator)
-
-
 class Algorithm(Configured, ABC):
     """How something is learnt. `step` is the one method that every algorithm writes.
 
@@ -368,17 +378,14 @@ class Algorithm(Configured, ABC):
         return [Stage("train", self.context.recipe.training.planned_steps(), data["train"])]
 
     def batches(self, stage: Stage, start: int) -> Iterator[Batch]:
-        """Endless batches, from step `start` on. Default: shuffled and augmented rows, each once an epoch.
-
-        The batches of an epoch differ by one row at most, so none is a tiny rest.
-        """
+        """Endless batches, from step `start` on. Default: shuffled and augmented rows, each once an epoch."""
         training, device = self.context.recipe.training, self.context.device
-        per_epoch = epoch_steps(len(stage.data), training.rows_per_batch())
+        epochs = Epochs(stage.data, training.rows_per_batch(), training.seed, training.tokens)
         cuts: tuple[Tensor, ...] = ()
         for step in count(start):
-            epoch, position = divmod(step, per_epoch)
+            epoch, position = divmod(step, epochs.steps)
             if not cuts or position == 0:
-                cuts = epoch_order(len(stage.data), training.seed, epoch).tensor_split(per_epoch)
+                cuts = epochs.cuts(epoch)
             batch = stage.data.batch(cuts[position])
             if device.type != "cpu":
                 batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -7,6 +7,7 @@ only `--debug` shows a traceback. `nearest` finds the name that was probably mea
     ├── RecipeError      one or more wrong keys or values, all named at once
     ├── DataError        the data cannot be read or used
     ├── RunError         a run folder, checkpoint or model file is missing, damaged or does not fit
+    │   └── DamagedError its content is not what was written
     ├── NonFiniteError   training met NaN or infinity
     └── Interrupted      SIGTERM or SIGINT: the work was saved (exit code 130)
 RowFaults is different: the encoder's way to hand back the rows that it could not read.
@@ -41,6 +42,10 @@ class DataError(FathomError):
 
 class RunError(FathomError):
     """A run folder, checkpoint or model file is missing, damaged or does not fit."""
+
+
+class DamagedError(RunError):
+    """A file of a run cannot be parsed, or its content is not what was written."""
 
 
 class NonFiniteError(FathomError):

@@ -20,6 +20,7 @@ FLAGS = {
     "target": Flag("data.target", str, "Column to predict; several with commas. Guessed where not given."),
     "input": Flag("data.input", str, "Columns to learn from. All others where not given."),
     "time": Flag("data.time", str, "Column that orders the rows; the last become the test split."),
+    "horizon": Flag("data.horizon", int, "Moments to forecast; the rows are then a series."),
     "group": Flag("data.group", str, "Column whose equal values stay in one split."),
     "valid": Flag("data.validation", str, "Share of the rows for validation, or a file or folder of them."),
     "test": Flag("data.test", str, "Share of the rows for the test, or a file or folder of them."),

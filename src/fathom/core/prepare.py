@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from fathom.core.contract import Columns, Index, Ragged, Schema, Source, TensorS
 from fathom.core.errors import DataError, RowFaults, RunError
 from fathom.core.recipe import Data
 from fathom.core.run import read_json, sealed_json, write_atomic
-from fathom.core.tensors import WEIGHT, Column, row_hashes, to_list
+from fathom.core.tensors import WEIGHT, Column, Encoded, Windows, row_hashes, to_list
 
 PARTS = ("train", "validation", "test")
 
@@ -47,7 +48,7 @@ class Prepared:
         columns: the raw columns, row for row beside the store, for showing mistakes and for baselines.
         unit: (N,) rows that must stay together, for folds.
         strata: (N,) class of each row, or None.
-        blocks: (N,) rows to be resampled together when intervals are made, or None.
+        blocks: (N,) which rows of a split are resampled together when intervals are made, or None (see `blocks`).
         notes: what was guessed, left out or mended.
         hashes: (N,) content of each row's inputs.
         fingerprint: digest of the content of all rows and of what the fields learnt.
@@ -91,9 +92,12 @@ def prepare(
     if columns.rows == 0:
         raise DataError(f"{source.location} holds no rows.")
     _require(columns, schema, str(source.location))
+    notes += missing_groups(columns, schema)
     given = source.given_splits()
     if data.limit is not None and data.limit < columns.rows:
         chosen = np.sort(np.random.default_rng(seed).permutation(columns.rows)[: data.limit])
+        if windowed(schema):
+            chosen = np.arange(columns.rows - data.limit, columns.rows)  # a series stays whole
         columns, given = columns.take(chosen), {name: _places(chosen, index) for name, index in given.items()}
         notes.append(f"Only {data.limit} rows are used, drawn by the seed (data.limit).")
     hashes = input_hashes(columns, schema)
@@ -108,9 +112,9 @@ def prepare(
     fingerprint = _fingerprint(hashes, columns, schema)
     store, faults = encode(schema, columns, data.memory, fingerprint)
     splits = _without_faults(splits, faults, data.bad_rows, columns, schema, notes)
-    blocks = codes(columns, schema.special.get("group"))
+    together = blocks(columns, schema, splits)
     seconds = time.perf_counter() - start
-    return Prepared(schema, store, splits, columns, unit, strata, blocks, notes, hashes, fingerprint, seconds)
+    return Prepared(schema, store, splits, columns, unit, strata, together, notes, hashes, fingerprint, seconds)
 
 
 def _require(columns: Columns, schema: Schema, where: str) -> None:
@@ -134,10 +138,21 @@ def file_columns(schema: Schema, columns: Columns) -> set[str]:
     return {name for name, c in held.items() if not isinstance(c, np.ndarray) and pa.types.is_string(c.type)}
 
 
+def windowed(schema: Schema) -> bool:
+    """Whether rows are moments of a series."""
+    return any(item.window for item in schema.fields().values())
+
+
 def input_hashes(columns: Columns, schema: Schema) -> np.ndarray:
-    """(N,) uint64, what each row's inputs hold; for files their bytes."""
-    names = [name for item in schema.inputs.values() for name in item.columns]
-    return row_hashes(columns, names, file_columns(schema, columns))
+    """(N,) uint64, what each row's inputs hold; for files their bytes.
+
+    What is learnt without inputs (a language model) is known by its targets. Moments of a series differ by their
+    place, equal as their values may be.
+    """
+    read = schema.inputs or schema.targets
+    names = [name for item in read.values() for name in item.columns]
+    hashes = row_hashes(columns, names, file_columns(schema, columns))
+    return hashes + np.arange(len(hashes), dtype=np.uint64) if windowed(schema) else hashes
 
 
 def codes(columns: Columns, name: str | None) -> np.ndarray | None:
@@ -161,6 +176,55 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     """(N,) which of the sorted different values each is, in the smallest type of integers that holds them."""
     different, rank = np.unique(values, return_inverse=True)
     return rank.astype(np.min_scalar_type(len(different)))
+
+
+def missing_groups(columns: Columns, schema: Schema) -> list[str]:
+    """A sentence about rows without a group, which `codes` takes as one."""
+    name = schema.special.get("group")
+    if name is None or isinstance(column := columns[name], np.ndarray):
+        return []
+    count = pc.sum(pc.is_null(column, nan_is_null=True)).as_py()
+    if not count:
+        return []
+    return [f"{count:,} rows have no '{name}' (data.group) and are taken as one group; fill it in where they are not."]
+
+
+def blocks(columns: Columns, schema: Schema, splits: Mapping[str, Index]) -> np.ndarray | None:
+    """Which rows belong together when intervals are made: those of one group, else those of one stretch of time.
+
+    Args:
+        columns: N raw rows.
+        schema: names the columns of group and time.
+        splits: part -> rows; stretches are counted within each.
+
+    Returns:
+        (N,) integers; rows of one number within a split belong together. None where all rows are independent.
+    """
+    groups = codes(columns, schema.special.get("group"))
+    moments = codes(columns, schema.special.get("time"))
+    if groups is not None or moments is None:
+        return groups
+    together = np.zeros(columns.rows, np.int64)
+    for index in splits.values():
+        together[index] = stretches(moments[index])
+    return together
+
+
+def stretches(moments: np.ndarray) -> np.ndarray:
+    """Cut rows into stretches of time as long as the cube root of their number (Hall, Horowitz and Jing 1995).
+
+    Neighbors in time are alike, so that a bootstrap of single rows would give intervals that are too narrow. Rows of
+    one moment are never parted.
+
+    Args:
+        moments: (N,) integers in the order of time.
+
+    Returns:
+        (N,) integers, one number a stretch.
+    """
+    length = max(1, math.ceil(round(len(moments) ** (1 / 3), 9)))  # the root of 1000 is 10, not 9.9999...
+    first = np.searchsorted(np.sort(moments), moments)  # (N,) rows before each moment
+    return np.asarray(first // length)
 
 
 def _strata(columns: Columns, schema: Schema) -> np.ndarray | None:
@@ -271,7 +335,7 @@ def encode(
     folder = cache_folder() / "encoded" / fingerprint[:32] if slow and fingerprint else None
     if folder and (found := _cached(folder)) is not None:
         return found
-    store: dict[str, Tensor | Ragged] = {}
+    store: dict[str, Encoded] = {}
     faults: dict[int, str] = {}
     builders = {name: Builder(columns.rows, memory) for name in schema.fields()}
     for start, chunk in columns.chunks(_chunk_rows(schema)):
@@ -283,7 +347,7 @@ def encode(
                 faults.update({start + row: reason for row, reason in error.reasons.items()})
             builders[name].add(part)
     for name, builder in builders.items():
-        store[name] = builder.result()
+        store[name] = _cut(builder.result(), schema.fields()[name].window)
     if weight := schema.special.get("weight"):
         store[WEIGHT] = torch.from_numpy(_weights(columns[weight], weight))
     if folder:
@@ -291,17 +355,26 @@ def encode(
     return TensorSet(store), faults
 
 
+def _cut(column: Tensor | Ragged, window: tuple[int, int] | None) -> Encoded:
+    """The column as it is, or as stretches of a series."""
+    if window is None:
+        return column
+    assert isinstance(column, Tensor), "a series has one value a moment"
+    return Windows(column, *window)
+
+
 def _chunk_rows(schema: Schema) -> int:
     """Fewer rows at a time where a row is large, so that a chunk stays small beside the budget."""
-    width = max(int(np.prod(item.shape)) for item in schema.inputs.values())
+    width = max((int(np.prod(item.shape)) for item in schema.inputs.values()), default=1)
     return int(np.clip(2**26 // max(width, 1), 256, 65_536))
 
 
 def _weights(column: Column, name: str) -> np.ndarray:
     values = np.array(pc.fill_null(pc.cast(column, pa.float32()), float("nan")).to_numpy(), np.float32)
-    if not np.isfinite(values).all() or (values < 0).any():
+    usable = np.isfinite(values) & (values >= 0)
+    if not usable.all():
         raise DataError(
-            f"data.weight: column '{name}' has a missing or negative weight in row {int(np.argmax(~(values >= 0))) + 1}."
+            f"data.weight: column '{name}' has a missing, negative or infinite weight in row {int(usable.argmin()) + 1}."
         )
     return values
 
@@ -340,7 +413,8 @@ class Builder:
             return self.dense
         values = torch.cat([part.values for part in self.ragged])
         lengths = torch.cat([part.lengths() for part in self.ragged])
-        return Ragged(values, torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]))
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        return replace(self.ragged[0], values=values, offsets=offsets)
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, memory: float) -> Tensor:
@@ -379,14 +453,14 @@ def _fingerprint(hashes: np.ndarray, columns: Columns, schema: Schema) -> str:
     return digest.hexdigest()
 
 
-def _write_cache(folder: Path, store: Mapping[str, Tensor | Ragged], faults: Mapping[int, str]) -> None:
+def _write_cache(folder: Path, store: Mapping[str, Encoded], faults: Mapping[int, str]) -> None:
     """Write the store beside, then rename. A cache that cannot be written costs time, not the run."""
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         beside.mkdir(parents=True, exist_ok=True)
         about = {}
         for i, (name, column) in enumerate(store.items()):
-            if isinstance(column, Ragged):
+            if not isinstance(column, Tensor):
                 return
             column.contiguous().numpy().tofile(beside / f"{i}.bin")
             about[name] = {
@@ -407,7 +481,7 @@ def _cached(folder: Path) -> tuple[TensorSet, dict[int, str]] | None:
     """The store that an earlier run encoded, memory-mapped; None where there is none or it is damaged."""
     try:
         about = read_json(folder / "about.json")
-        store: dict[str, Tensor | Ragged] = {}
+        store: dict[str, Encoded] = {}
         for name, item in about["columns"].items():
             dtype, size = getattr(torch, item["dtype"]), int(np.prod(item["shape"]))
             path = folder / item["file"]

@@ -59,6 +59,7 @@ class Data(Section):
     types: dict[str, str] = Field({}, description="column -> number, category, image, labels or ignore")
     group: str | None = Field(None, description="column whose equal values stay in one split")
     time: str | None = Field(None, description="column that orders the rows; the last become the test split")
+    horizon: PositiveInt | None = Field(None, description="moments to forecast; the rows are then a series")
     weight: str | None = Field(None, description="column that says how much each row counts")
     validation: Share | str | None = Field(None, description="share of the rows, or a file or folder; 0.1 where None")
     test: Share | str | None = Field(None, description="share of the rows, or a file or folder; 0.2 where None")
@@ -77,6 +78,7 @@ class Training(Section):
     steps: PositiveInt | None = Field(None, description="batches in all")
     minutes: PositiveFloat | None = Field(None, description="wall time of training")
     batch: PositiveInt | None = Field(None, description="rows a step")
+    tokens: PositiveInt | None = Field(None, description="tokens a step, filling included, instead of rows (texts)")
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "muon"] = "adamw"
     learning_rate: PositiveFloat | None = Field(None, description="the largest rate of the schedule")
     momentum: Probability = Field(0.9, description="of sgd, rmsprop and muon")

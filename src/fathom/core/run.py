@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fathom.core.errors import FathomError, RunError, nearest
+from fathom.core.errors import DamagedError, FathomError, RunError, nearest
 
 FORMAT = 1
 HEADER = 4 * 2**20  # bytes of a safetensors header: some ten thousand tensors
@@ -91,16 +91,16 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read what `sealed_json` wrote.
 
     Raises:
-        RunError: missing, not JSON, or changed since it was written.
+        RunError: missing; a `DamagedError` where it is not JSON or has changed since it was written.
     """
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing; the run is not complete.") from error
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({error}). {REPAIR}") from error
+        raise DamagedError(f"{path} is damaged ({error}). {REPAIR}") from error
     if not isinstance(value, dict) or value.get(SEAL) != _seal(value):
-        raise RunError(f"{path} is damaged: its checksum does not match its content. {REPAIR}")
+        raise DamagedError(f"{path} is damaged: its checksum does not match its content. {REPAIR}")
     return {name: item for name, item in value.items() if name != SEAL}
 
 
@@ -123,7 +123,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         The tensors by name, and the texts saved beside them.
 
     Raises:
-        RunError: missing, unreadable, or changed since it was written.
+        RunError: missing; a `DamagedError` where it is unreadable or has changed since it was written.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -135,10 +135,10 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError as error:
         raise RunError(f"{path} is missing.") from error
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise RunError(f"{path} is damaged ({error}). {REPAIR}") from error
+        raise DamagedError(f"{path} is damaged ({error}). {REPAIR}") from error
     seal = about.pop(SEAL, None)
     if seal != _tensor_seal(tensors, about):
-        raise RunError(f"{path} is damaged: its checksum does not match its content. {REPAIR}")
+        raise DamagedError(f"{path} is damaged: its checksum does not match its content. {REPAIR}")
     return tensors, about
 
 
@@ -212,7 +212,7 @@ class CheckpointStore:
             The state, None where nothing was saved yet; and a sentence for each damaged checkpoint passed over.
 
         Raises:
-            RunError: there are checkpoints, and all are damaged.
+            DamagedError: there are checkpoints, and all are damaged.
         """
         notes: list[str] = []
         for path in reversed(self.paths()):
@@ -222,7 +222,7 @@ class CheckpointStore:
             except (RunError, KeyError, ValueError) as error:
                 notes.append(f"{error} The checkpoint before it is used instead.")
         if notes:
-            raise RunError(f"Every checkpoint in {self.folder} is damaged; nothing can be resumed. {REPAIR}")
+            raise DamagedError(f"Every checkpoint in {self.folder} is damaged; nothing can be resumed. {REPAIR}")
         return None, notes
 
 

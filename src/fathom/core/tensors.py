@@ -1,8 +1,9 @@
-"""Raw columns in, encoded tensors out: the two shapes that data takes.
+"""Raw columns in, encoded tensors out: the shapes that data takes.
 
     Columns     what a source reads: equal-long numpy arrays or Arrow columns by name, cheap to cut and to filter
     TensorSet   what a network trains on: one contiguous (or memory-mapped) tensor a field; a batch is an index into it
     Ragged      rows of unequal length: all values end to end, and where each row starts
+    Windows     rows that are stretches of one long series
 
 Names that start with a dot are Fathom's own entries of a batch: `.row` (which row of the set) and `.weight`.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -120,6 +121,11 @@ def to_list(column: Column) -> list[Any]:
     return column.tolist() if isinstance(column, np.ndarray) else column.to_pylist()
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Whether each value is a list."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
 def row_hashes(columns: Columns, names: Iterable[str], files: Iterable[str] = ()) -> np.ndarray:
     """A 64-bit content hash of every row: equal rows have equal hashes, in any run on any machine.
 
@@ -173,6 +179,8 @@ def _hash_column(column: Column) -> np.ndarray:
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_boolean(column.type):
         numbers = column.cast(pa.float64(), safe=False).to_numpy().astype(np.float64)
         return _mix(np.where(numbers == 0, 0.0, numbers).view(np.uint64))
+    if pa.types.is_nested(column.type):  # lists and records, which Arrow cannot number
+        return _mix(np.fromiter((_digest(repr(value).encode()) for value in column.to_pylist()), np.uint64))
     pieces = []
     for chunk in column.chunks:
         coded = chunk.dictionary_encode()
@@ -193,10 +201,14 @@ class Ragged:
     Args:
         values: (sum of lengths, ...) all rows end to end.
         offsets: (N + 1,) int64; row i is `values[offsets[i]:offsets[i + 1]]`.
+        fill: what stands where a row has ended.
+        left: whether short rows are filled up before their first value instead of after their last.
     """
 
     values: Tensor
     offsets: Tensor
+    fill: float = 0.0
+    left: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -206,28 +218,67 @@ class Ragged:
         return self.offsets.diff()
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows of `index`, padded with zeros to the longest of them.
+        """The rows of `index`, filled up to the longest of them.
 
         Returns:
             (B, T, ...) values and (B, T) mask, true where there is a value.
         """
         starts, lengths = self.offsets[index], self.lengths()[index]
-        steps = torch.arange(int(lengths.max()), device=lengths.device)  # (T,)
-        mask = steps < lengths[:, None]  # (B, T)
-        places = (starts[:, None] + steps).clamp(max=len(self.values) - 1)
+        longest = max(int(lengths.max()), 1)
+        steps = torch.arange(longest, device=lengths.device).expand(len(index), longest)  # (B, T)
+        if self.left:
+            steps = steps - (longest - lengths[:, None])
+        mask = (steps >= 0) & (steps < lengths[:, None])  # (B, T)
+        if len(self.values) == 0:
+            return self.values.new_full((*mask.shape, *self.values.shape[1:]), self.fill), mask
+        places = (starts[:, None] + steps).clamp(0, len(self.values) - 1)
         values = self.values[places]  # (B, T, ...)
-        return values * mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), mask
+        return values.masked_fill_(~mask.reshape(*mask.shape, *[1] * (values.ndim - 2)), self.fill), mask
+
+    def to(self, device: torch.device) -> Ragged:
+        """The same rows on a device."""
+        return replace(self, values=self.values.to(device), offsets=self.offsets.to(device))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Rows that are stretches of one long series, cut when a batch is gathered; nothing is stored twice.
+
+    Args:
+        values: (N, ...) one value a moment.
+        start: where the stretch of row i begins: at moment i + start.
+        length: T, its moments.
+    """
+
+    values: Tensor
+    start: int
+    length: int
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def gather(self, index: Tensor) -> Tensor:
+        """(B, T, ...) the stretches of rows whose stretch lies within the series."""
+        steps = torch.arange(self.start, self.start + self.length, device=index.device)
+        return self.values[index[:, None] + steps]
+
+    def to(self, device: torch.device) -> Windows:
+        """The same series on a device."""
+        return replace(self, values=self.values.to(device))
+
+
+Encoded: TypeAlias = Tensor | Ragged | Windows
 
 
 class TensorSet:
     """Encoded rows: a batch is an index into them, gathered without per-row Python.
 
     Args:
-        columns: field name -> tensor (N, ...) or Ragged of N rows.
+        columns: field name -> tensor (N, ...), or Ragged or Windows of N rows.
         index: which rows of the tensors belong to this set, in order; all where None.
     """
 
-    def __init__(self, columns: Mapping[str, Tensor | Ragged], index: Tensor | None = None) -> None:
+    def __init__(self, columns: Mapping[str, Encoded], index: Tensor | None = None) -> None:
         self.columns = dict(columns)
         self.index = index
         self._rows = len(next(iter(self.columns.values()))) if index is None else len(index)
@@ -240,7 +291,7 @@ class TensorSet:
         if self.index is not None:
             return TensorSet(self.columns, self.index[index])
         first, last = (int(index[0]), int(index[-1])) if len(index) else (0, -1)
-        dense = not any(isinstance(column, Ragged) for column in self.columns.values())
+        dense = all(isinstance(column, Tensor) for column in self.columns.values())
         if dense and last - first + 1 == len(index) and bool((index.diff() == 1).all()):
             return TensorSet({name: column[first : last + 1] for name, column in self.columns.items()})  # type: ignore[index]
         return TensorSet(self.columns, index)
@@ -262,26 +313,35 @@ class TensorSet:
         for name, column in self.columns.items():
             if isinstance(column, Ragged):
                 batch[name], batch[f"{name}.mask"] = column.gather(places)
+            elif isinstance(column, Windows):
+                batch[name] = column.gather(places)
             else:
                 batch[name] = column.index_select(0, places)
         return batch
+
+    def column(self, name: str) -> Tensor:
+        """(N, ...) one column, rows of unequal length filled up; the others are not touched."""
+        column = self.columns[name]
+        if isinstance(column, Tensor):
+            return column if self.index is None else column.index_select(0, self.index)
+        rows = torch.arange(len(column)) if self.index is None else self.index
+        return column.gather(rows)[0] if isinstance(column, Ragged) else column.gather(rows)
 
     @property
     def device(self) -> torch.device:
         """Where the columns are."""
         first = next(iter(self.columns.values()))
-        return first.values.device if isinstance(first, Ragged) else first.device
+        return first.device if isinstance(first, Tensor) else first.values.device
 
     def to(self, device: torch.device) -> TensorSet:
         """The rows of this set, copied to a device; those of other splits stay behind."""
-        moved: dict[str, Tensor | Ragged] = {}
-        for name, column in self.columns.items():
-            if isinstance(column, Ragged):
-                moved[name] = Ragged(column.values.to(device), column.offsets.to(device))
-            else:
-                moved[name] = (column if self.index is None else column[self.index]).to(device)
-        ragged = any(isinstance(column, Ragged) for column in moved.values())
-        return TensorSet(moved, self.index if ragged else None)
+        whole = any(not isinstance(column, Tensor) for column in self.columns.values())
+        index = None if whole else self.index
+        moved = {
+            name: (column if index is None or not isinstance(column, Tensor) else column[index]).to(device)
+            for name, column in self.columns.items()
+        }
+        return TensorSet(moved, self.index if whole else None)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All rows in order, `size` at a time."""
@@ -290,5 +350,5 @@ class TensorSet:
 
     def nbytes(self) -> int:
         """Bytes of all columns."""
-        tensors = [c.values if isinstance(c, Ragged) else c for c in self.columns.values()]
+        tensors = [c if isinstance(c, Tensor) else c.values for c in self.columns.values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

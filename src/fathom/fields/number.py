@@ -3,6 +3,9 @@
 A missing input is a value: its standardized place is 0 (the mean), and a column that had gaps in the training rows gets
 a second feature that says "missing". As a target, outputs are standardized, so that a loss of 1.0 is as bad as always
 answering the mean.
+
+Encoded numbers are centered: the mean is taken away in float64, before the cast to float32. Seconds since 1970, or any
+other large numbers that differ little, would otherwise lose what tells them apart.
 """
 
 from __future__ import annotations
@@ -17,11 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from fathom.core.contract import Columns, Field, Loss, hyperparameter
-from fathom.core.errors import RowFaults
+from fathom.core.errors import DataError, RowFaults
 from fathom.core.registry import fields
 from fathom.core.tensors import Column, to_list
 from fathom.fields import losses
 from fathom.fields.metrics import regression
+
+LEAST = 1e-30  # a smaller spread than this is none: its inverse has to fit into float32
+DIGITS = 5  # decimal places of the leading digit that survive float32
 
 
 @fields.register("number")
@@ -62,15 +68,15 @@ class Number(Field):
         deviation = np.sqrt(square / np.maximum(count, 1))
         self.state = {
             "mean": mean.tolist(),
-            "std": np.where(deviation > 1e-12 * np.maximum(1, np.abs(mean)), deviation, 1.0).tolist(),
+            "std": np.where(deviation > np.maximum(LEAST, 1e-12 * np.abs(mean)), deviation, 1.0).tolist(),
             "gaps": gaps.tolist(),
         }
 
     def encode(self, columns: Columns, target: bool = False) -> Tensor:
-        """(N, columns) float32 in the original units; a missing value is NaN."""
+        """(N, columns) float32, minus the mean of the training rows; a missing value is NaN."""
         values, faults = self._matrix(columns)
         with np.errstate(over="ignore"):  # what is too large becomes infinite and is told below
-            encoded = torch.from_numpy(values.astype(np.float32))
+            encoded = torch.from_numpy((values - self.state["mean"]).astype(np.float32))
         infinite = np.isinf(values) | (np.isinf(encoded.numpy()) & np.isfinite(values))
         bad = infinite | (np.isnan(values) if target else False)
         for row in np.flatnonzero(bad.any(1)):
@@ -90,26 +96,39 @@ class Number(Field):
 
     def layer(self) -> nn.Module:
         """Standardize and mark gaps."""
-        return Standardize(self.state["mean"], self.state["std"], self.state["gaps"], self.clip)
+        return Standardize(self.state["std"], self.state["gaps"], self.clip)
+
+    def scale(self, encoded: Tensor) -> Tensor:
+        """Encoded (N, columns) -> standardized, as the outputs of a network are."""
+        return encoded / torch.tensor(self.state["std"], dtype=torch.float32, device=encoded.device)
 
     def unscale(self, output: Tensor) -> Tensor:
-        """Standardized (N, columns) -> original units."""
-        return output * torch.tensor(self.state["std"]) + torch.tensor(self.state["mean"])
+        """Standardized (N, columns) -> float64 in the original units."""
+        return self._spread(output) + torch.tensor(self.state["mean"], dtype=torch.float64)
 
-    def scale(self, values: Tensor) -> Tensor:
-        """Original units (N, columns) -> standardized."""
-        mean = torch.tensor(self.state["mean"], device=values.device)
-        return (values - mean) / torch.tensor(self.state["std"], device=values.device)
+    def original(self, encoded: Tensor) -> Tensor:
+        """Encoded (N, columns) -> float64 in the original units, less the digits that float32 has no room for."""
+        values = encoded.double().cpu().numpy()
+        size = np.maximum(np.abs(np.nan_to_num(values)), self.state["std"])
+        digits = DIGITS - np.floor(np.log10(size))  # after the point; before it where negative
+        power = 10.0 ** np.abs(digits)
+        values = values + self.state["mean"]
+        fraction, whole = np.rint(values * power) / power, np.rint(values / power) * power
+        return torch.from_numpy(np.where(digits >= 0, fraction, whole))
+
+    def _spread(self, output: Tensor) -> Tensor:
+        """Standardized (N, columns) -> float64 distance from the mean."""
+        return output.double() * torch.tensor(self.state["std"], dtype=torch.float64, device=output.device)
 
     def decode(self, output: Tensor) -> list[Any]:
         """A number a row; a list of numbers where there are several columns."""
-        rows = self.unscale(output.float()).tolist()
+        rows = self.unscale(output).tolist()
         return [{"answer": row[0] if len(row) == 1 else row} for row in rows]
 
     def metrics(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Errors in the original units, averaged over columns."""
-        answers = self.unscale(output.float())
-        each = [regression(answers[:, i], target[:, i].float(), weight) for i in range(len(self.columns))]
+        answers = self._spread(output)  # from the mean, as the target is: differences keep their digits
+        each = [regression(answers[:, i], target[:, i], weight) for i in range(len(self.columns))]
         return {name: torch.stack([one[name] for one in each]).mean(0) for name in each[0]}
 
     def describe(self) -> str:
@@ -122,7 +141,7 @@ class Number(Field):
 def _numbers(column: Column, name: str, faults: dict[int, str]) -> np.ndarray:
     """(N,) float64; text that is no number is a fault."""
     if isinstance(column, np.ndarray):
-        return column.reshape(len(column), -1)[:, 0].astype(np.float64)
+        raise DataError(f"'{name}' has an array in each row {column.shape[1:]}; a number field reads one value a row.")
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if pa.types.is_null(column.type):
@@ -146,23 +165,22 @@ def _parse(column: pa.ChunkedArray, name: str, faults: dict[int, str]) -> np.nda
 
 
 class Standardize(nn.Module):
-    """(B, columns) with NaN -> (B, columns + flags): minus the mean, over the deviation, cut, gaps at 0 and flagged."""
+    """Centered (B, columns) with NaN -> (B, columns + flags): over the deviation, cut, gaps at 0 and flagged."""
 
-    def __init__(self, mean: list[float], std: list[float], gaps: list[bool], clip: float) -> None:
+    def __init__(self, std: list[float], gaps: list[bool], clip: float) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("scale", 1 / torch.tensor(std), persistent=False)
+        scale = (1 / torch.tensor(std, dtype=torch.float64)).float()
+        self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("flagged", torch.tensor(gaps, dtype=torch.bool).nonzero().flatten(), persistent=False)
         self.clip = clip
         self.has_flags = any(gaps)
 
-    mean: Tensor
     scale: Tensor
     flagged: Tensor
 
     def forward(self, values: Tensor) -> Tensor:
         """(B, columns) -> (B, columns + flags)."""
-        scaled = ((values - self.mean) * self.scale).clamp(-self.clip, self.clip).nan_to_num(0.0)
+        scaled = (values * self.scale).clamp(-self.clip, self.clip).nan_to_num(0.0)
         if not self.has_flags:
             return scaled
         missing = values.index_select(1, self.flagged).isnan().to(scaled.dtype)  # (B, flags)

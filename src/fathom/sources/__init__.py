@@ -47,7 +47,7 @@ def _single(location: Any, options: Data, like: Schema | None = None) -> Source:
         location = os.path.expanduser(location)
     for entry in sorted(sources, key=lambda item: item.about.get("order", 50)):
         make: Any = entry.make
-        if make.accepts(location):
+        if make.accepts(location, options):
             return _build(make, location, options, like)
     raise DataError(_not_read(location))
 
@@ -114,7 +114,7 @@ class Joined(Source):
             _single(path, self._alone)  # a path that cannot be read is told at once
 
     @classmethod
-    def accepts(cls, location: Any) -> bool:
+    def accepts(cls, location: Any, options: Any = None) -> bool:
         """Never: it is made from others."""
         return False
 

@@ -64,7 +64,7 @@ class Arrays(Source):
         self._guessed: list[str] = []
 
     @classmethod
-    def accepts(cls, location: Any) -> bool:
+    def accepts(cls, location: Any, options: Any = None) -> bool:
         """An .npz file, or anything that is neither a path, a frame nor a list of records."""
         if isinstance(location, str | Path):
             return Path(location).suffix.lower() == ".npz" and Path(location).is_file()

@@ -110,7 +110,7 @@ class Builtin(Source):
             self._notes.append(f"'{location}' is the built-in set; write ./{location} to mean the one in this folder.")
 
     @classmethod
-    def accepts(cls, location: Any) -> bool:
+    def accepts(cls, location: Any, options: Any = None) -> bool:
         """One of the names, with - or _."""
         return isinstance(location, str) and location.lower().replace("_", "-") in NAMES
 

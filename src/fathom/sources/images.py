@@ -62,7 +62,7 @@ class Images(Source):
         self._guessed: list[str] = []
 
     @classmethod
-    def accepts(cls, location: Any) -> bool:
+    def accepts(cls, location: Any, options: Any = None) -> bool:
         """A folder, a picture (to explain what is needed), idx files, or a Parquet file with encoded "
         "pictures."""
         if not isinstance(location, str | Path):

@@ -60,7 +60,7 @@ class Tables(Source):
         self._place: Callable[[int], str] = lambda row: f"row {row + 1}"
 
     @classmethod
-    def accepts(cls, location: Any) -> bool:
+    def accepts(cls, location: Any, options: Any = None) -> bool:
         """A file with a known extension, a frame, or a list of records."""
         if isinstance(location, str | Path):
             return suffix(Path(location)) in SUFFIXES and Path(location).is_file()

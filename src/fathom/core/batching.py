@@ -1,0 +1,83 @@
+"""Which rows make up each batch: a function of the seed and the epoch alone, so that training resumes anywhere.
+
+    Epochs(data, size, tokens, seed)    .steps batches an epoch; .cuts(epoch) the rows of each
+
+Rows of equal length are shuffled. Rows of unequal length are put together with rows of about their own length, so that
+little of a batch is filling, and the batches are shuffled (bucketing; Khomenko et al. 2016). A batch has a number of
+rows, or as many as fit a number of tokens.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fathom.core.tensors import Ragged, TensorSet
+
+POOL = 50  # batches whose rows are sorted by length together; few enough that an epoch is still shuffled
+
+
+def epoch_steps(rows: int, size: int) -> int:
+    """Batches of `size` rows in one pass over `rows`."""
+    return max(1, -(-rows // size))
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
+    """(rows,) the order of an epoch: a function of the seed and the epoch alone."""
+    return torch.randperm(rows, generator=_generator(seed, epoch))
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+
+
+class Epochs:
+    """The batches of each epoch.
+
+    Args:
+        data: the training rows.
+        size: rows of a batch; the batches of an epoch differ by one row at most, so none is a tiny rest.
+        tokens: filled-up length of a batch in all, instead of `size`; None where batches have a number of rows.
+        seed: of the order.
+    """
+
+    def __init__(self, data: TensorSet, size: int, seed: int, tokens: int | None = None) -> None:
+        self.rows = len(data)
+        self.seed = seed
+        self.size = size
+        ragged = any(isinstance(column, Ragged) for column in data.columns.values())
+        self.lengths = data.lengths() if ragged else None
+        self.bounds = _bounds(self.lengths.sort().values, tokens) if tokens and self.lengths is not None else None
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return epoch_steps(self.rows, self.size) if self.bounds is None else len(self.bounds)
+
+    def cuts(self, epoch: int) -> tuple[Tensor, ...]:
+        """The rows of each batch of an epoch."""
+        order = epoch_order(self.rows, self.seed, epoch)
+        if self.lengths is None:
+            return order.tensor_split(self.steps)
+        if self.bounds is None:
+            pools = [self._sorted(pool) for pool in order.split(POOL * self.size)]
+            cuts = torch.cat(pools).tensor_split(self.steps)
+        else:
+            cuts = self._sorted(order).split(self.bounds)
+        shuffled = torch.randperm(len(cuts), generator=_generator(self.seed + 1, epoch)).tolist()
+        return tuple(cuts[place] for place in shuffled)
+
+    def _sorted(self, rows: Tensor) -> Tensor:
+        assert self.lengths is not None, "only rows of unequal length are sorted"
+        return rows[self.lengths[rows].argsort(stable=True)]
+
+
+def _bounds(lengths: Tensor, tokens: int) -> list[int]:
+    """Rows of each batch, of rows in rising order of length, so that rows times the longest stay within `tokens`."""
+    sizes, count = [], 0
+    for length in lengths.clamp(min=1).tolist():
+        if count and (count + 1) * length > tokens:
+            sizes.append(count)
+            count = 0
+        count += 1
+    return [*sizes, count]
