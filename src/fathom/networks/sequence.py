@@ -1,0 +1,78 @@
+"""What networks for sequences share: which steps exist, how a step is embedded, how steps become one vector.
+
+    present(x)         (B, T) bool
+    StepEmbedding      tokens or measured values of each step -> (B, T, width)
+    pool(...)          (B, T, width) -> (B, width), over the steps that exist
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fathom.core.contract import Field, Schema
+
+PoolName = Literal["last", "mean", "max", "mean_max"]
+
+
+def present(steps: Tensor) -> Tensor:
+    """(B, T) which steps exist: tokens (B, T) other than 0, or values (B, T, F) whose last channel is not 0."""
+    return steps[..., -1] > 0 if steps.is_floating_point() else steps != 0
+
+
+def is_sequence(item: Field) -> bool:
+    """Whether an input comes step by step."""
+    return item.kind in ("text", "series")
+
+
+def sequences(schema: Schema) -> bool:
+    """Whether every input comes step by step."""
+    return bool(schema.inputs) and all(is_sequence(item) for item in schema.inputs.values())
+
+
+class StepEmbedding(nn.Module):
+    """Tokens (B, T) by a table, measured values (B, T, F) by a matrix -> (B, T, width).
+
+    Args:
+        item: the input, of kind text or series.
+        width: of the result.
+    """
+
+    def __init__(self, item: Field, width: int) -> None:
+        super().__init__()
+        self.embed = (
+            nn.Embedding(item.size, width, padding_idx=0)  # type: ignore[attr-defined]
+            if item.kind == "text"
+            else nn.Linear(item.shape[-1], width)
+        )
+
+    def forward(self, steps: Tensor) -> Tensor:
+        """Embed each step."""
+        embedded: Tensor = self.embed(steps)
+        return embedded
+
+
+def pool(states: Tensor, exists: Tensor, how: PoolName) -> Tensor:
+    """(B, T, W) -> (B, W), or (B, 2 W) for "mean_max"; a row without any step gives zeros.
+
+    Args:
+        states: one vector a step.
+        exists: (B, T) which steps count.
+        how: the last step's vector, the mean, the largest value of each unit, or the last two side by side.
+    """
+    count = exists.sum(1, keepdim=True)  # (B, 1)
+    if how == "last":
+        places = torch.where(exists, torch.arange(exists.shape[1], device=exists.device), 0).amax(1)  # (B,)
+        return states[torch.arange(len(states), device=states.device), places] * (count > 0)
+    mean = (states * exists[..., None]).sum(1) / count.clamp(min=1)
+    if how == "mean":
+        return mean
+    largest = states.masked_fill(~exists[..., None], -torch.inf).amax(1).masked_fill(count == 0, 0.0)
+    return largest if how == "max" else torch.cat([mean, largest], 1)
+
+
+def pooled_width(width: int, how: PoolName) -> int:
+    """How wide `pool` makes `width`."""
+    return 2 * width if how == "mean_max" else width
