@@ -117,9 +117,10 @@ def cnn(
     width = shape[0]
     for i, filters in enumerate(channels):
         pooled = pool == "each" or (pool == "last" and i == len(channels) - 1)
-        layers += convolution(
-            width, filters, kernel, kernel // 2 if padding == "same" else 0, activation, normalization, pooled
-        )
+        if padding == "same" and kernel % 2 == 0:
+            layers.append(nn.ZeroPad2d((0, 1, 0, 1)))  # an even filter needs one more pixel on one side
+        edge = (kernel - 1) // 2 if padding == "same" else 0
+        layers += convolution(width, filters, kernel, edge, activation, normalization, pooled)
         width = filters
     features = nn.Sequential(*layers)
     size = _flat_size(features, shape, channels)

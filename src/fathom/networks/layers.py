@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fathom.core.contract import Schema, hyperparameter
+from fathom.core.contract import PENALTY, Schema, hyperparameter
 from fathom.core.errors import FathomError, nearest
 from fathom.core.registry import network
 from fathom.networks.parts import ACTIVATIONS, RISING, FlattenPixels, normalization, output_size
@@ -178,9 +178,8 @@ def parse_line(line: str, shape: Shape) -> tuple[list[nn.Module], Shape]:
     weighted = [module for module in modules if isinstance(module, nn.Linear | nn.Conv2d)]
     if penalties and not weighted:
         raise LineError(f"{name} has no weights that a penalty could hold")
-    for module in weighted:
-        for key, strength in penalties.items():
-            setattr(module, key, strength)  # read by the penalty regularizer
+    for module in weighted if penalties else ():
+        setattr(module, PENALTY, penalties)  # read by the penalty regularizer
     return modules, after
 
 

@@ -6,9 +6,10 @@ Keras 3 models on the torch backend are `nn.Module`s; theirs that take (H, W, C)
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +41,8 @@ class Own(nn.Module):
         """Whatever the module returns, made into two logits where it gives one."""
         if self.channels_last:
             inputs = tuple(x.permute(0, 2, 3, 1) if x.ndim == 4 else x for x in inputs)
-        output = self.own(*inputs)
+        # Pictures come in channels-last memory, which the usual `x.view(len(x), -1)` cannot read.
+        output = self.own(*(x.contiguous() for x in inputs))
         if self.pair and isinstance(output, Tensor):
             logit = output.reshape(len(output), 1)
             return torch.cat([torch.zeros_like(logit), logit], 1)  # the softmax of (0, z) is the sigmoid of z
@@ -56,7 +58,7 @@ def adopt(module: nn.Module, schema: Schema, samples: list[Tensor]) -> Own:
         samples: one preprocessed tensor an input, (B, *shape), B >= 2.
 
     Raises:
-        FathomError: it ends in a softmax or sigmoid, fails on the data, or returns the wrong number of values.
+        FathomError: it ends in a softmax or sigmoid, fails on the data, or does not return the values of every target.
     """
     name = type(module).__name__
     channels_last = _wants_channels_last(module, schema)
@@ -75,9 +77,11 @@ def adopt(module: nn.Module, schema: Schema, samples: list[Tensor]) -> Own:
             f"Your module {name} ends in a {end}. Fathom's losses take logits, which are exacter and train better: "
             "remove that last layer, or in Keras set activation=None on the last Dense."
         )
+    rows = len(samples[0])
     if not isinstance(output, Tensor):
+        _check_parts(name, _named(name, output, schema), schema, rows)
         return Own(module, channels_last, pair=False)
-    wanted, came = output_size(schema), output.numel() // len(output)
+    wanted, came = output_size(schema), _width(name, output, rows)
     if wanted == 2 and came == 1 and [target.kind for target in schema.targets.values()] == ["category"]:
         return Own(module, channels_last, pair=True)
     if came != wanted:
@@ -86,6 +90,53 @@ def adopt(module: nn.Module, schema: Schema, samples: list[Tensor]) -> Own:
             f"Your module {name} returns {came} numbers a row; {targets}. Make its last layer {wanted} wide."
         )
     return Own(module, channels_last, pair=False)
+
+
+def _named(name: str, output: Any, schema: Schema) -> dict[str, Any]:
+    """What a module returned for each target: taken by name from a dict, in order from a tuple."""
+    targets = list(schema.targets)
+    if isinstance(output, Mapping):
+        missing = [target for target in targets if target not in output]
+        if missing:
+            raise FathomError(
+                f"Your module {name} returns a dict of {', '.join(map(repr, output)) or 'nothing'}, without the target "
+                f"'{missing[0]}'. Return a value for each target by its name: {', '.join(targets)}."
+            )
+        return {target: output[target] for target in targets}
+    if not isinstance(output, tuple | list):
+        raise FathomError(
+            f"Your module {name} returns a {type(output).__name__}; return a tensor, a tuple with one tensor a target, "
+            "or a dict of tensors by target."
+        )
+    if len(output) != len(targets):
+        raise FathomError(
+            f"Your module {name} returns {len(output)} values; there {'is' if len(targets) == 1 else 'are'} "
+            f"{len(targets)} target{'s' * (len(targets) > 1)}: {', '.join(targets)}. Return one tensor for each, in this order."
+        )
+    return dict(zip(targets, output, strict=True))
+
+
+def _check_parts(name: str, parts: Mapping[str, Any], schema: Schema, rows: int) -> None:
+    """Refuse a part that is no tensor, or has not as many numbers a row as its target needs."""
+    for target, part in parts.items():
+        if not isinstance(part, Tensor):
+            raise FathomError(f"Your module {name} returns a {type(part).__name__} for '{target}'; return a tensor.")
+        wanted, came = int(np.prod(schema.targets[target].outputs)), _width(name, part, rows)
+        if came != wanted:
+            raise FathomError(
+                f"Your module {name} returns {came} numbers a row for '{target}', which needs {wanted}. "
+                f"Make its last layer {wanted} wide."
+            )
+
+
+def _width(name: str, output: Tensor, rows: int) -> int:
+    """Numbers a row."""
+    if output.ndim == 0 or len(output) != rows:
+        raise FathomError(
+            f"Your module {name} returns shape {tuple(output.shape)} for {rows} rows; "
+            f"its first dimension should be the rows of the batch, ({rows}, ...)."
+        )
+    return output.numel() // rows
 
 
 def _wants_channels_last(module: nn.Module, schema: Schema) -> bool:

@@ -199,7 +199,7 @@ def _make(
 def _suits(score: float) -> Any:
     def suits(schema: Schema, rows: int) -> float:
         fits = sum(is_sequence(item) for item in schema.inputs.values()) == 1 or (
-            any(item.kind == "text" for item in schema.targets.values()) and sequences(schema)
+            any(item.kind == "text" for item in schema.targets.values()) and (sequences(schema) or not schema.inputs)
         )
         return score if fits else 0.0
 

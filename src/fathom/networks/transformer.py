@@ -1,0 +1,491 @@
+"""Transformers: every step looks at every other (Vaswani et al. 2017, "Attention is all you need").
+
+transformer   three jobs, decided by the schema: a class or number from a sequence (`Encoder` and a head), the next token
+              (`Decoder`), a text from a text (`Translator`: encoder and decoder). Norms before each part (Xiong et al. 2020)
+gpt           the decoder in the shapes of Radford et al. 2018 and 2019
+bert          the encoder in the shapes of Devlin et al. 2019 and Turc et al. 2019: norms after each part, a pooled head
+
+    Attention ─┐
+    FeedForward┴─▶ Block ─▶ Encoder, Decoder ─▶ TransformerHead, TransformerLanguage, Translator
+
+Positions are counted over the steps that exist, so that filling up a row anywhere never changes an answer.
+
+In comments: B rows, T steps, S source steps, W width, H heads, D = W / H.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fathom.core.contract import Schema, hyperparameter
+from fathom.core.errors import FathomError
+from fathom.core.registry import network
+from fathom.networks.parts import output_size
+from fathom.networks.sequence import PoolName, StepEmbedding, is_sequence, pool, pooled_width, present, sequences
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+PositionName = Literal["sinusoidal", "learned", "rotary"]
+LONGEST = 4096  # steps that learned positions know where the field states no length
+
+
+# ---------------------------------------------------------------- positions
+
+
+def sinusoids(positions: Tensor, width: int) -> Tensor:
+    """(B, T) -> (B, T, W) sines and cosines of falling frequency (Vaswani et al. 2017, section 3.5)."""
+    half = torch.arange(width // 2, device=positions.device)
+    angles = positions[..., None] * torch.exp(half * (-math.log(10_000.0) / max(width // 2, 1)))  # (B, T, W / 2)
+    return F.pad(torch.cat([angles.sin(), angles.cos()], -1), (0, width % 2))
+
+
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """Turn pairs of (B, H, T, D) by an angle that grows with the position (B, T) (Su et al. 2021, RoFormer)."""
+    half = x.shape[-1] // 2
+    speed = 10_000.0 ** (-torch.arange(half, device=x.device) / half)  # (D / 2,)
+    angles = (positions[..., None] * speed)[:, None]  # (B, 1, T, D / 2)
+    sine, cosine = angles.sin().to(x.dtype), angles.cos().to(x.dtype)
+    one, two = x[..., :half], x[..., half:]
+    return torch.cat([one * cosine - two * sine, one * sine + two * cosine], -1)
+
+
+# ---------------------------------------------------------------- parts
+
+
+class Attention(nn.Module):
+    """Multi-head attention over the steps themselves, with rotary positions where asked."""
+
+    def __init__(self, width: int, heads: int, dropout: float, rotary: bool) -> None:
+        super().__init__()
+        if width % heads or (rotary and (width // heads) % 2):
+            raise FathomError(
+                f"network.width = {width} cannot be shared by network.heads = {heads}"
+                f"{' with rotary positions, which need an even share' if rotary and not width % heads else ''}. "
+                f"Choose a width that is a multiple of {2 * heads}."
+            )
+        self.heads, self.rotary, self.dropout = heads, rotary, dropout
+        self.project = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None, causal: bool, past: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attend.
+
+        Args:
+            x: (B, T, W).
+            positions: (B, T).
+            mask: (B, 1, 1 or T, S) true where a step may be seen; None where all may.
+            causal: whether a step sees only itself and those before.
+            past: keys and values (B, H, P, D) of earlier steps.
+
+        Returns:
+            (B, T, W), and the keys and values of all steps so far.
+        """
+        query, key, value = (split_heads(part, self.heads) for part in self.project(x).chunk(3, -1))  # (B, H, T, D)
+        if self.rotary:
+            query, key = rotate(query, positions), rotate(key, positions)
+        if past is not None:
+            key, value = torch.cat([past[0], key], 2), torch.cat([past[1], value], 2)
+            if causal and query.shape[2] > 1:
+                mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=x.device).tril(past[0].shape[2])
+            causal = False
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
+        return self.out(join_heads(mixed)), (key, value)
+
+
+class SourceAttention(nn.Module):
+    """Multi-head attention from a text being written to its source."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.memory = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def remember(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, H, S, D) of the source, which every step reads."""
+        key, value = (split_heads(part, self.heads) for part in self.memory(memory).chunk(2, -1))
+        return key, value
+
+    def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """(B, T, W) -> (B, T, W)."""
+        query = split_heads(self.query(x), self.heads)
+        dropout = self.dropout if self.training else 0.0
+        return self.out(join_heads(F.scaled_dot_product_attention(query, *memory, mask, dropout)))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, T, W) -> (B, H, T, D)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """(B, H, T, D) -> (B, T, W)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+class Block(nn.Module):
+    """Attention, source attention where there is a source, and two dense layers; each added to what came in.
+
+    Args:
+        after: norms after each part, as in 2017, instead of before it.
+        source: whether a source is read.
+    """
+
+    def __init__(
+        self, width: int, heads: int, hidden: int, dropout: float, rotary: bool, after: bool = False, source: bool = False
+    ) -> None:
+        super().__init__()
+        self.after = after
+        self.attention = Attention(width, heads, dropout, rotary)
+        self.source = SourceAttention(width, heads, dropout) if source else None
+        self.dense = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(3 if source else 2)])
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None, causal: bool = False,
+        past: Any = None, memory: tuple[Tensor, Tensor] | None = None, memory_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:  # fmt: skip
+        """(B, T, W) -> (B, T, W), and the keys and values of all steps so far."""
+        norms = iter(self.norms)
+        norm = next(norms)
+        mixed, kept = self.attention(x if self.after else norm(x), positions, mask, causal, past)
+        x = self._add(x, mixed, norm)
+        if self.source is not None:
+            norm = next(norms)
+            x = self._add(x, self.source(x if self.after else norm(x), memory, memory_mask), norm)
+        norm = next(norms)
+        return self._add(x, self.dense(x if self.after else norm(x)), norm), kept
+
+    def _add(self, x: Tensor, change: Tensor, norm: nn.Module) -> Tensor:
+        x = x + self.dropout(change)
+        return norm(x) if self.after else x
+
+
+class Steps(nn.Module):
+    """Steps embedded, with their positions: what encoder and decoder begin with.
+
+    Args:
+        item: an input of kind text or series.
+    """
+
+    def __init__(self, item: Any, width: int, positions: str, dropout: float) -> None:
+        super().__init__()
+        self.embed = StepEmbedding(item, width)
+        self.positions = positions
+        if item.kind == "text":
+            nn.init.normal_(self.embed.embed.weight, std=width**-0.5)
+            self.embed.embed.weight.data[0] = 0
+        length = item.shape[0] if item.shape and item.shape[0] > 0 else LONGEST
+        self.table = nn.Embedding(length, width) if positions == "learned" else None
+        if self.table is not None:
+            nn.init.normal_(self.table.weight, std=0.02)
+        self.scale = math.sqrt(width) if item.kind == "text" else 1.0
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, steps: Tensor, places: Tensor) -> Tensor:
+        """Steps (B, T, ...) at places (B, T) -> (B, T, W)."""
+        x = self.embed(steps) * self.scale
+        if self.table is not None:
+            x = x + self.table(places.clamp(max=self.table.num_embeddings - 1))
+        elif self.positions == "sinusoidal":
+            x = x + sinusoids(places, x.shape[-1]).to(x.dtype)
+        return self.dropout(x)
+
+
+def places_of(exists: Tensor) -> Tensor:
+    """(B, T) the number of each step among those of its row that exist, from 0."""
+    return (exists.cumsum(1) - 1).clamp(min=0)
+
+
+class Encoder(nn.Module):
+    """Steps that see each other both ways."""
+
+    def __init__(
+        self, item: Any, width: int, heads: int, layers: int, hidden: int, dropout: float, positions: str
+    ) -> None:
+        super().__init__()
+        self.steps = Steps(item, width, positions, dropout)
+        self.blocks = nn.ModuleList(
+            [Block(width, heads, hidden, dropout, positions == "rotary") for _ in range(layers)]
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, steps: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, ...) -> (B, T, W), and (B, T) which steps exist (the first, where a row has none)."""
+        exists = present(steps)
+        exists = exists | (~exists.any(1, keepdim=True) & (torch.arange(exists.shape[1], device=exists.device) == 0))
+        places = places_of(exists)
+        mask = None if bool(exists.all()) else exists[:, None, None]  # (B, 1, 1, T)
+        x = self.steps(steps, places)
+        for block in self.blocks:
+            x, _ = block(x, places, mask)
+        return self.norm(x), exists
+
+
+class Decoder(nn.Module):
+    """Tokens that see those before them, and a source where there is one."""
+
+    def __init__(
+        self, item: Any, width: int, heads: int, layers: int, hidden: int, dropout: float, positions: str,
+        tied: bool, source: bool,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.steps = Steps(item, width, positions, dropout)
+        self.blocks = nn.ModuleList(
+            [Block(width, heads, hidden, dropout, positions == "rotary", source=source) for _ in range(layers)]
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, item.size, bias=False)
+        if tied:
+            self.head.weight = self.steps.embed.embed.weight  # Press & Wolf 2017
+
+    def start(self, memory: Tensor | None = None, exists: Tensor | None = None) -> Any:
+        """Nothing written yet; the source's keys and values are computed once."""
+        if memory is None or exists is None:
+            return {}
+        sources = [block.source.remember(memory) for block in self.blocks]  # type: ignore[union-attr, operator]
+        return {"source": sources, "mask": exists[:, None, None]}
+
+    def extend(self, given: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Logits (B, T, V) after each given token (B, T), and the state after the last."""
+        past = state.get("past", [None] * len(self.blocks))
+        done = past[0][0].shape[2] if past[0] is not None else 0
+        places = torch.arange(done, done + given.shape[1], device=given.device).expand(len(given), -1)
+        x, kept = self.steps(given, places), []
+        for i, block in enumerate(self.blocks):
+            memory = state["source"][i] if "source" in state else None
+            x, keys = block(x, places, None, True, past[i], memory, state.get("mask"))
+            kept.append(keys)
+        return self.head(self.norm(x)), {**state, "past": kept}
+
+
+# ---------------------------------------------------------------- networks
+
+
+class TransformerHead(nn.Module):
+    """One sequence, and ordinary inputs beside it -> one row of outputs."""
+
+    def __init__(
+        self, schema: Schema, width: int, heads: int, layers: int, hidden: int, dropout: float, positions: str,
+        pooling: PoolName,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        items = list(schema.inputs.values())
+        self.place = next(i for i, item in enumerate(items) if is_sequence(item))
+        self.encoder = Encoder(items[self.place], width, heads, layers, hidden, dropout, positions)
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        beside = sum(math.prod(item.shape) for i, item in enumerate(items) if i != self.place)
+        self.head = nn.Linear(pooled_width(width, pooling) + beside, output_size(schema))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """(B, T) tokens or (B, T, F) values, and (B, ...) others -> (B, outputs)."""
+        vector = pool(*self.encoder(inputs[self.place]), self.pooling)
+        others = [x.flatten(1) for i, x in enumerate(inputs) if i != self.place]
+        return self.head(torch.cat([self.dropout(vector), *others], 1))
+
+
+class TransformerLanguage(nn.Module):
+    """The next token from the tokens so far."""
+
+    def __init__(
+        self, schema: Schema, width: int, heads: int, layers: int, hidden: int, dropout: float, positions: str, tied: bool
+    ) -> None:
+        super().__init__()
+        (item,) = schema.inputs.values()
+        self.decoder = Decoder(item, width, heads, layers, hidden, dropout, positions, tied, source=False)
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer."""
+        return self.decoder.head
+
+    def start(self) -> Any:
+        """Nothing is known yet."""
+        return self.decoder.start()
+
+    def extend(self, given: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Logits (B, T, V) after each given token (B, T), and the state after the last."""
+        return self.decoder.extend(given, state)
+
+    def forward(self, given: Tensor) -> Tensor:
+        """(B, T) -> (B, T, V)."""
+        return self.extend(given, self.start())[0]
+
+
+class Translator(nn.Module):
+    """An encoder over the source, a decoder that reads it."""
+
+    def __init__(
+        self, schema: Schema, width: int, heads: int, layers: int, hidden: int, dropout: float, positions: str, tied: bool
+    ) -> None:
+        super().__init__()
+        source, item = schema.inputs.values()
+        self.encoder = Encoder(source, width, heads, layers, hidden, dropout, positions)
+        self.decoder = Decoder(item, width, heads, layers, hidden, dropout, positions, tied, source=True)
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer."""
+        return self.decoder.head
+
+    def start(self, source: Tensor) -> Any:
+        """Read the source (B, S)."""
+        return self.decoder.start(*self.encoder(source))
+
+    def extend(self, given: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Logits (B, T, V) after each given token (B, T), and the state after the last."""
+        return self.decoder.extend(given, state)
+
+    def forward(self, source: Tensor, given: Tensor) -> Tensor:
+        """(B, S) source and (B, T) given -> (B, T, V)."""
+        return self.extend(given, self.start(source))[0]
+
+
+def writes(schema: Schema) -> bool:
+    """Whether a text is to be written."""
+    return any(item.kind == "text" for item in schema.targets.values())
+
+
+def _suits(schema: Schema, rows: int) -> float:
+    if writes(schema):
+        return 1.0 if sequences(schema) or not schema.inputs else 0.0
+    return 0.6 if sum(is_sequence(item) for item in schema.inputs.values()) == 1 else 0.0
+
+
+def _training(schema: Schema, rows: int) -> dict[str, object]:
+    """Warm-up, clipped gradients and label smoothing, without which transformers on small data diverge or overfit."""
+    settings: dict[str, object] = {
+        "training.learning_rate": 1e-3, "training.clip": 1.0, "training.schedule": "cosine", "training.warmup": 0.1,
+        "training.weight_decay": 0.05, "training.epochs": 10,
+    }  # fmt: skip
+    if not writes(schema):
+        return settings
+    if not schema.inputs:
+        return {**settings, "training.batch": 32, "training.epochs": 10}
+    return {
+        **settings, "training.label_smoothing": 0.1, "training.average": 0.999, "training.keep": "average",
+        "training.tokens": 2048, "training.epochs": 12, "network.width": 256, "network.layers": 3, "network.dropout": 0.2,
+    }  # fmt: skip
+
+
+@network(
+    "transformer",
+    reason="every step sees every other at once, however far apart",
+    pros="the best network for language, parallel over the steps of a sequence",
+    cons="wants more data than a recurrent network, and memory grows with the square of the length",
+    paper="Vaswani et al. 2017, Attention is all you need",
+    year=2017,
+    suits=_suits,
+    training=_training,
+)
+def transformer(
+    schema: Schema,
+    role: str,
+    *,
+    width: PositiveInt = hyperparameter(128, search=[64, 128, 256], help="of a step's vector"),
+    heads: PositiveInt = hyperparameter(4, search=[2, 4, 8], help="that look at different things"),
+    layers: PositiveInt = hyperparameter(2, search=[1, 2, 4], help="of encoder and decoder each"),
+    hidden: int = hyperparameter(0, help="units between the two dense layers of a block; 4 x width where 0"),
+    dropout: Share = hyperparameter(0.1, search=(0.0, 0.5), help="share of values silenced in training"),
+    positions: PositionName = hyperparameter(
+        "rotary", search=["sinusoidal", "learned", "rotary"], help="how a step knows its place"
+    ),
+    pooling: PoolName = hyperparameter("mean", search=["mean", "max", "mean_max"], help="how steps become one vector"),
+    tied: bool = hyperparameter(True, help="one table for tokens in and out"),
+) -> nn.Module:
+    """Encoder, decoder or both, as the schema asks."""
+    hidden = hidden or 4 * width
+    if not writes(schema):
+        return TransformerHead(schema, width, heads, layers, hidden, dropout, positions, pooling)
+    job = TransformerLanguage if len(schema.inputs) == 1 else Translator
+    return job(schema, width, heads, layers, hidden, dropout, positions, tied)
+
+
+GPT = {"tiny": (2, 128, 4), "mini": (4, 256, 4), "gpt": (12, 768, 12), "gpt2": (12, 768, 12), "gpt2-medium": (24, 1024, 16)}
+
+
+@network(
+    "gpt",
+    reason="the decoder that large language models grew from",
+    pros="one network for any text; the published shapes by name",
+    cons="the published sizes need far more text and time than a workstation has",
+    paper="Radford et al. 2018, Improving language understanding; 2019, Language models are unsupervised multitask learners",
+    year=2018,
+    algorithm="language",
+    suits=lambda schema, rows: 0.4 if writes(schema) and len(schema.inputs) == 0 else 0.0,
+    training=_training,
+)
+def gpt(
+    schema: Schema,
+    role: str,
+    *,
+    size: Literal["tiny", "mini", "gpt", "gpt2", "gpt2-medium"] = hyperparameter("mini", help="a published shape, or smaller"),
+    dropout: Share = hyperparameter(0.1, search=(0.0, 0.5), help="share of values silenced in training"),
+) -> nn.Module:
+    """A decoder with learned positions and tied tables."""
+    layers, width, heads = GPT[size]
+    return TransformerLanguage(schema, width, heads, layers, 4 * width, dropout, "learned", tied=True)
+
+
+BERT = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (4, 512, 8), "base": (12, 768, 12)}  # Turc et al. 2019
+
+
+class Bert(nn.Module):
+    """An encoder with norms after each part, read at its first step through a tanh layer (Devlin et al. 2019)."""
+
+    def __init__(self, schema: Schema, width: int, heads: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        (item,) = schema.inputs.values()
+        self.steps = Steps(item, width, "learned", 0.0)
+        self.steps.scale = 1.0
+        self.kinds = nn.Parameter(torch.zeros(2, width))  # of first and second text; one text has the first
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList([Block(width, heads, 4 * width, dropout, False, after=True) for _ in range(layers)])
+        self.pooler = nn.Linear(width, width)
+        self.head = nn.Linear(width, output_size(schema))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) -> (B, outputs)."""
+        exists = present(tokens)
+        places = places_of(exists)
+        x = self.dropout(self.norm(self.steps(tokens, places) + self.kinds[0]))
+        for block in self.blocks:
+            x, _ = block(x, places, exists[:, None, None])
+        first = exists.int().argmax(1)
+        return self.head(self.dropout(torch.tanh(self.pooler(x[torch.arange(len(x), device=x.device), first]))))
+
+
+@network(
+    "bert",
+    reason="the encoder that made pretraining the rule for text",
+    pros="the published shapes by name, to compare with",
+    cons="from scratch it is no better than a small transformer; its strength is pretraining",
+    paper="Devlin et al. 2019, BERT: pre-training of deep bidirectional transformers",
+    year=2018,
+    suits=lambda schema, rows: (
+        0.3 if [item.kind for item in schema.inputs.values()] == ["text"] and not writes(schema) else 0.0
+    ),
+    training=lambda schema, rows: {**_training(schema, rows), "training.learning_rate": 3e-4},
+)
+def bert(
+    schema: Schema,
+    role: str,
+    *,
+    size: Literal["tiny", "mini", "small", "base"] = hyperparameter("tiny", help="a published shape"),
+    dropout: Share = hyperparameter(0.1, search=(0.0, 0.5), help="share of values silenced in training"),
+) -> nn.Module:
+    """An encoder read at its first step."""
+    layers, width, heads = BERT[size]
+    return Bert(schema, width, heads, layers, dropout)
