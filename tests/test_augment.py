@@ -119,3 +119,38 @@ def test_without_pictures_or_strength() -> None:
         transform({"flip": 0.5}, tables, 0)
     assert transform({"flip": 0.0}, tables, 0) is None
     assert transform({}, schema(), 0) is None
+
+
+def two_sizes() -> tuple[Schema, Batch]:
+    """Two pictures a row, of different size; the second is the first, twice as large."""
+    names, small = ("left", "right"), batch()["image"]
+    large = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    pictures = {}
+    for name, pixels in zip(names, (small, large), strict=True):
+        pictures[name] = fields["image"].make([name])
+        pictures[name].fit([Columns({name: pixels.numpy()})])
+    return Schema(pictures, schema().targets), {**batch(), "left": small, "right": large}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_pictures_of_a_row_change_alike(name: str) -> None:
+    task, given = two_sizes()
+    change = transform({name: STRENGTHS.get(name, 0.5) if name != "shift" else 1}, task, 0)
+    assert change is not None
+    changed = change(given, 3)
+    assert changed["right"].shape == given["right"].shape
+    if name in ("crop", "scale", "rotate", "color", "flip", "mixup"):
+        pooled = torch.nn.functional.avg_pool2d(changed["right"].float(), 2)
+        difference = (pooled - changed["left"].float()).abs().mean()
+        apart = (given["left"].float() - given["left"].float().roll(1, 0)).abs().mean()
+        assert difference < 0.4 * apart, "drawn once a row, and so for both pictures of it"
+    if name == "cutmix":
+        share = changed["category"].max(1).values  # what the targets keep is what the pictures show
+        same = [(changed[n] == given[n]).all(1).float().mean((1, 2)) for n in ("left", "right")]
+        torch.testing.assert_close(share, torch.stack(same).mean(0), atol=0.51, rtol=0)
+
+
+def test_the_augmentation_that_is_refused_is_the_one_in_use() -> None:
+    numbers = fields["number"].make(["a"])
+    with pytest.raises(FathomError, match=r"augment.crop works on pictures"):
+        transform({"flip": 0.0, "crop": 0.5}, Schema({"a": numbers}), 0)

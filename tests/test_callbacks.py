@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def run(
         clock.total += 1
         clock.seconds += 0.5
         loss = {"loss": torch.tensor(float(clock.total))}
-        if _ask(watchers, clock, loss, models or {}) == stop_at:
+        if _ask(watchers, SimpleNamespace(models=models or {}), clock, loss) == stop_at:
             break
     return clock
 
@@ -133,7 +134,7 @@ def test_checkpoints_are_saved_in_time_and_two_are_kept(tmp_path: Path) -> None:
 def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> None:
     lines = history([1.0] * 9)
     checkpoint = Checkpoint(
-        CheckpointStore(tmp_path / "run" / "checkpoints"), lambda: {"x": torch.ones(1)}, 3600, lines
+        CheckpointStore(tmp_path / "run" / "checkpoints"), lambda: {"x": torch.ones(1)}, 3600, lines, "go on"
     )
     before = signal.getsignal(number)
 
@@ -143,7 +144,7 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> No
                 signal.raise_signal(number)
             return "continue"
 
-    with checkpoint.on_signals(), pytest.raises(Interrupted, match=rf"{number.name} came.*--resume .*run") as caught:
+    with checkpoint.on_signals(), pytest.raises(Interrupted, match=rf"{number.name} came.*: go on$") as caught:
         run([lines, Kill(), checkpoint], 9)
     assert caught.value.exit_code == 130
     assert [path.name for path in checkpoint.store.paths()] == ["step-000000003.safetensors"]
@@ -185,4 +186,4 @@ def test_the_gravest_verdict_counts() -> None:
         (["continue"], "continue"),
         ([], "continue"),
     ]:
-        assert _ask([Say(word) for word in words], Clock(), {}, {}) == verdict
+        assert _ask([Say(word) for word in words], SimpleNamespace(models={}), Clock(), {}) == verdict

@@ -165,6 +165,16 @@ def test_keys_may_stand_first_and_flags_anywhere() -> None:
     assert recipe["network"]["dropout"] == 0.25
 
 
+def test_fit_and_plan_take_the_same_words() -> None:
+    """What stands first may be a key of the recipe, for both."""
+    words = ("data.location=t.csv", "network.dropout=0.25", "--json", *SHORT)
+    made = json.loads(cli("plan", *words).out)
+    assert tomllib.loads(made["recipe"])["network"]["dropout"] == 0.25
+    helps = [cli(verb, "--help").out for verb in ("fit", "plan")]
+    for shared in ("Folder, file, built-in set or recipe.toml.", "Any key of the recipe.", "--download"):
+        assert all(shared in text for text in helps)
+
+
 def test_plan_shows_choice_rivals_layers_and_cost() -> None:
     """The network and why, two rivals with pros and cons, the layer table, time and memory; nothing is written."""
     before = sorted(Path("runs").iterdir())

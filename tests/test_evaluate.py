@@ -13,6 +13,7 @@ import torch
 from fathom.analysis import evaluate as module
 from fathom.analysis.evaluate import (
     Estimate,
+    better,
     class_shares,
     compare,
     evaluate,
@@ -25,8 +26,10 @@ from fathom.analysis.evaluate import (
     verdict,
     wilson,
 )
+from fathom.analysis.evidence import calibration
 from fathom.core.contract import Schema
 from fathom.core.errors import DataError
+from fathom.core.prepare import stretches
 from fathom.core.tensors import WEIGHT, TensorSet
 from fathom.fields.category import Category
 from fathom.fields.labels import Labels
@@ -239,6 +242,24 @@ def test_blocks_widen_the_interval():
     assert perfect["accuracy"].low == pytest.approx(40 / (40 + 1.959964**2))
 
 
+def test_stretches_of_time_hold_the_truth_where_single_rows_do_not():
+    """Rows that are right come in runs, as in a series of measurements (a Markov chain with correlation 0.8)."""
+    held = {"rows": 0, "stretches": 0}
+    for seed in range(50):
+        random = np.random.default_rng(seed)
+        stay, fresh = random.random(400) < 0.8, random.random(400) < 0.7
+        right = [bool(fresh[0])]
+        for i in range(1, 400):
+            right.append(right[-1] if stay[i] else bool(fresh[i]))
+        answers = torch.tensor(right).long()
+        data, outputs = TensorSet({"y": torch.ones(400, dtype=torch.int64)}), {"y": logits(answers, 2)}
+        for name, blocks in (("rows", None), ("stretches", stretches(np.arange(400)))):
+            found = evaluate(outputs, data, schema(category("a", "b")), seed, blocks, resamples=200)["accuracy"]
+            held[name] += found.low <= 0.7 <= found.high
+    assert held["rows"] < 30
+    assert held["stretches"] > held["rows"] + 10
+
+
 def test_row_weights_count():
     outputs, target = binary(1, 100)
     weight = torch.randint(1, 4, (100,), generator=torch.Generator().manual_seed(0)).float()
@@ -269,7 +290,7 @@ def test_what_is_not_defined_is_left_out():
 def test_several_targets_are_named():
     both = schema(category("a", "b"), size=number(10, 2))
     outputs, target = binary(3, 60)
-    data = TensorSet({"y": target, "size": torch.randn(60, 1) * 2 + 10})
+    data = TensorSet({"y": target, "size": torch.randn(60, 1) * 2})
     found = evaluate({"y": outputs, "size": torch.zeros(60, 1)}, data, both, seed=0)
     assert {"y.accuracy", "size.r2", "size.mae"} <= set(found)
     assert primary(both, class_shares(data, both)) == "y.accuracy"
@@ -282,7 +303,7 @@ def test_faults_say_what_to_do():
         evaluate({"y": outputs}, TensorSet({"y": target}), schema(category("a", "b")), seed=0)
     assert str(caught.value) == (
         "The answer of the network for 'y' is not a finite number in 1 of 5 rows, first in row 3. Train "
-        "again with a smaller training.lr, or look for inputs of extreme size in that row."
+        "again with a smaller training.learning_rate, or look for inputs of extreme size in that row."
     )
     with pytest.raises(DataError, match=r"There are no rows to evaluate\. Give a test split"):
         evaluate({"y": outputs[:0]}, TensorSet({"y": target[:0]}), schema(category("a", "b")), seed=0)
@@ -339,8 +360,8 @@ class TestVerdict:
         assert verdict(tables, gap, "mae") == "The network is better than the mean: MAE -0.500 (-0.600 to -0.400)."
 
     def test_without_a_baseline_it_says_so(self):
-        assert verdict({}, {}, "r2") == "There is no baseline to compare the network's R2 with."
-        assert module.words("y.balanced_accuracy") == "balanced accuracy of 'y'"
+        assert verdict({}, {}, "r2") == "There is no baseline to compare the network's R² with."
+        assert better({}, {}, "r2") is None
 
     def test_on_shuffled_labels_it_says_not_better(self):
         """A network that learnt noise, against the majority class, 40 times."""
@@ -374,7 +395,7 @@ class TestResults:
         told = results({"y": outputs}, trivial, data, task, 0, "accuracy", resamples=200)
         again = json.loads(json.dumps(told, allow_nan=False))
         assert set(again) == {
-            "test", "baseline", "difference", "primary", "verdict", "targets", "mistakes", "notes",
+            "test", "baseline", "difference", "primary", "better", "verdict", "targets", "mistakes", "notes",
         }  # fmt: skip
         assert again["test"]["accuracy"]["value"] == pytest.approx(78 / 90)
         assert again["baseline"]["majority class"]["accuracy"]["value"] == pytest.approx(1 / 3)
@@ -394,15 +415,16 @@ class TestResults:
         truth = torch.linspace(0, 20, 500)[:, None]
         outputs = (truth - 10) / 2
         outputs[7] += 3
-        data, trivial = TensorSet({"y": truth}), {"mean": {"y": torch.zeros(500, 1)}}
+        data, trivial = TensorSet({"y": truth - 10}), {"mean": {"y": torch.zeros(500, 1)}}
         told = results({"y": outputs}, trivial, data, schema(number(10, 2)), 0, "r2", resamples=200)
         shown = told["targets"]["y"]
         assert shown["kind"] == "number"
         assert len(shown["scatter"]) == 400
         assert sum(abs(a - b) > 1e-4 for a, b in shown["scatter"]) <= 1  # the one that is wrong, where it was drawn
         assert told["mistakes"][0]["row"] == 7
+        assert told["mistakes"][0]["truth"] == pytest.approx(float(truth[7]), abs=1e-6), "the mean is added again"
         assert told["mistakes"][0]["answer"] - told["mistakes"][0]["truth"] == pytest.approx(6, abs=1e-4)
-        assert told["verdict"].startswith("The network is better than the mean: R2 +")
+        assert told["verdict"].startswith("The network is better than the mean: R² +")
         json.dumps(told, allow_nan=False)
 
     def test_of_labels_name_them(self):
@@ -436,6 +458,59 @@ class TestResults:
         target = torch.zeros(20, dtype=torch.int64)
         told = results({"y": logits(target, 2)}, {}, TensorSet({"y": target}), schema(category("a", "b")), 0, "auroc")
         assert told["primary"] == "accuracy"
+        assert told["notes"] == ["AUROC is not defined on these rows; accuracy decides instead."]
+
+    def test_say_better_as_data_and_not_only_in_the_sentence(self):
+        target = torch.arange(200) % 2
+        good, poor = {"y": logits(target, 2)}, {"y": logits(torch.zeros_like(target), 2)}
+        task, data = schema(category("a", "b")), TensorSet({"y": target})
+        for network, baseline, expected in ((good, poor, "better"), (poor, good, "worse"), (poor, poor, "not better")):
+            told = results(network, {"logistic regression": baseline}, data, task, 0, "accuracy", resamples=200)
+            assert told["better"] == expected
+            assert f"The network is {expected} than" in told["verdict"]
+        assert results(good, {}, data, task, 0, "accuracy", resamples=200)["better"] is None
+
+    def test_tables_agree_with_the_weighted_figures(self):
+        outputs, target = binary(4, 300)
+        weight = torch.rand(300, generator=torch.Generator().manual_seed(1)) * 5
+        weight[:5] = 0
+        data = TensorSet({"y": target, WEIGHT: weight})
+        told = results({"y": outputs}, {}, data, schema(category("a", "b")), 0, "accuracy", resamples=200)
+        test, shown = told["test"], told["targets"]["y"]
+        matrix = torch.tensor(shown["confusion"])
+        assert shown["weighted"]
+        assert float(matrix.sum()) == pytest.approx(float(weight.double().sum()))
+        assert float(matrix.trace() / matrix.sum()) == pytest.approx(test["accuracy"]["value"])
+        for rate in ("precision", "recall", "specificity", "f1", "auroc"):
+            assert shown["classes"][1][rate] == pytest.approx(test[rate]["value"])
+        found = calibration(shown)
+        assert found is not None
+        assert (found.error, found.accuracy) == pytest.approx((test["ece"]["value"], test["accuracy"]["value"]))
+        plain = results({"y": outputs}, {}, TensorSet({"y": target}), schema(category("a", "b")), 0, "accuracy")
+        assert calibration(plain["targets"]["y"]).error == pytest.approx(plain["test"]["ece"]["value"])
+        assert plain["targets"]["y"]["confusion"] != shown["confusion"]
+
+    def test_labels_are_counted_by_their_threshold_and_weight(self):
+        field = Labels(["red", "round"], threshold=0.9)
+        field.state = {"classes": ["red", "round"], "from_columns": True}
+        data = TensorSet({"y": torch.tensor([[1.0, 0.0], [1.0, 1.0]]), WEIGHT: torch.tensor([3.0, 1.0])})
+        outputs = torch.tensor([[3.0, -3.0], [1.0, 3.0]])  # 0.95 and 0.73: the second is below 0.9
+        told = results({"y": outputs}, {}, data, schema(field), 0, "f1", resamples=200)
+        assert [line["recall"] for line in told["targets"]["y"]["classes"]] == [0.75, 1.0]
+
+    def test_one_block_is_told_and_claims_no_certainty(self):
+        outputs, target = binary(0, 100)
+        told = results(
+            {"y": outputs}, {}, TensorSet({"y": target}), schema(category("a", "b")), 0, "accuracy", np.zeros(100)
+        )
+        assert told["test"]["log_loss"]["low"] < told["test"]["log_loss"]["high"]
+        assert told["notes"] == [module.ONE_BLOCK]
+
+    def test_without_weight_nothing_can_be_judged(self):
+        outputs, target = binary(0, 10)
+        data = TensorSet({"y": target, WEIGHT: torch.zeros(10)})
+        with pytest.raises(DataError, match=r"Every row to evaluate has the weight 0 \(data\.weight\)"):
+            evaluate({"y": outputs}, data, schema(category("a", "b")), seed=0)
 
     def test_say_where_fewer_resamples_were_used(self):
         generator = torch.Generator().manual_seed(0)

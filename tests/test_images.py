@@ -114,6 +114,11 @@ def test_a_class_may_be_called_test(tmp_path: Path) -> None:
     assert to_list(source.columns()["label"]) == ["control", "test"]
 
 
+def test_a_class_may_begin_with_underscores(tmp_path: Path) -> None:
+    source = open_source(str(photos(tmp_path / "p", ["a/1.png", "__other__/1.png", "__MACOSX/b/1.png"])), Data())
+    assert to_list(source.columns()["label"]) == ["__other__", "a"]
+
+
 @pytest.mark.parametrize(
     ("files", "parts"),
     [
@@ -127,6 +132,9 @@ def test_a_class_may_be_called_test(tmp_path: Path) -> None:
         (["notes.txt"], ["holds no pictures (found: notes.txt)"]),
         (["train/a/1.png", "train/b/1.png", "test/A/1.png"], ["the class 'A'", "nearest: a", "Train has: a, b"]),
         (["train/a/1.png", "test/a/1.png"], ["train has one class folder only"]),
+        (["test/1.png", "val/1.png"], ["test, val", "no train folder", "Expected"]),
+        (["test/a/1.png", "test/b/1.png", "val/a/1.png"], ["test, val", "no train folder"]),
+        (["test/a/1.png", "test/b/1.png", "other/a/1.png"], ["no train folder", "rename test if it is a class"]),
     ],
 )
 def test_bad_folders_are_refused_with_the_layout(tmp_path: Path, files: list[str], parts: list[str]) -> None:

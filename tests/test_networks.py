@@ -285,3 +285,77 @@ def test_keras_on_torch() -> None:
         for module in (soft, late):
             with pytest.raises(FathomError, match="ends in a softmax"):
                 own(module, inputs=PICTURE, channels=3)
+
+
+# ---- what a user's module returns and takes ---------------------------------------------------------------------
+
+
+class Viewing(nn.Module):
+    """The usual first network of a tutorial: `view` needs memory in the order of the dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4 * 6 * 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.filters(x).relu()
+        return self.head(x.view(x.size(0), -1))
+
+
+def test_view_works_on_pictures() -> None:
+    adopted, (pictures,) = own(Viewing(), inputs=PICTURE)
+    assert not pictures.is_contiguous() or pictures.shape[1] == 1
+    assert adopted(pictures.to(memory_format=torch.channels_last)).shape == (ROWS, 3)
+
+
+class Returns(nn.Module):
+    """Answers with whatever `make` makes of one linear layer's output."""
+
+    def __init__(self, make: Any) -> None:
+        super().__init__()
+        self.inner, self.make = nn.Linear(1, 3), make
+
+    def forward(self, x: Tensor) -> Any:
+        return self.make(self.inner(x))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda y: (y, y), "returns 2 values; there are 3 targets: class, size, other. Return one tensor for each"),
+        (lambda y: {"class": y, "size": y[:, :1]}, "a dict of 'class', 'size', without the target 'other'"),
+        (lambda y: {}, "a dict of nothing, without the target 'class'"),
+        (lambda y: (y, y, y[:, :1]), "returns 3 numbers a row for 'size', which needs 1. Make its last layer 1 wide"),
+        (lambda y: (y, y[:, :1], None), "returns a NoneType for 'other'; return a tensor"),
+        (lambda y: None, "returns a NoneType; return a tensor, a tuple with one tensor a target"),
+        (lambda y: y.sum(), "returns shape () for 4 rows"),
+        (lambda y: (y.sum(), y, y), "returns shape () for 4 rows"),
+        (lambda y: y[:1], "returns shape (1, 3) for 4 rows; its first dimension should be the rows of the batch"),
+    ],
+)
+def test_what_does_not_answer_every_target_is_told(make: Any, words: str) -> None:
+    schema, batch = task({"x": ("number", ["b"])}, targets=("class", "size"))
+    schema = Schema(schema.inputs, {**schema.targets, "other": schema.targets["size"]})
+    with pytest.raises(FathomError) as caught:
+        adopt(Returns(make), schema, samples(schema, batch))
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [lambda y: (y, y[:, :1]), lambda y: {"size": y[:, :1], "more": y, "class": y}])
+def test_a_tuple_and_a_dict_that_fit_are_taken(make: Any) -> None:
+    schema, batch = task({"x": ("number", ["b"])}, targets=("class", "size"))
+    outputs = Model(schema, adopt(Returns(make), schema, samples(schema, batch)))(batch)
+    assert {name: tuple(output.shape) for name, output in outputs.items()} == {"class": (ROWS, 3), "size": (ROWS, 1)}
+
+
+def test_one_target_takes_one_value() -> None:
+    with pytest.raises(FathomError, match="returns 2 values; there is 1 target: class"):
+        own(Returns(lambda y: (y, y)))
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, 5, 6])
+def test_padding_same_keeps_the_size(kernel: int) -> None:
+    schema, batch = task(PICTURE, side=12)
+    module = networks["cnn"].build(schema, "model", kernel=kernel, padding="same", pool="none", channels=[2, 3])
+    pictures = samples(schema, batch)[0]
+    assert module.features(pictures).shape == (ROWS, 3, 12, 12)

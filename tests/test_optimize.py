@@ -281,3 +281,19 @@ def test_rates_freeze_and_scale_and_the_last_match_counts() -> None:
         optimizer.begin({"*": 0.0})
     with pytest.raises(FathomError, match=r"No rate matches the parameter '0\.weight'; add \"\*\" = 1\.0"):
         optimizer.begin({"head.*": 1.0})
+
+
+def test_averages_come_back_onto_the_device_of_the_weights() -> None:
+    """A saved state lies on the CPU; "meta" stands for any other device."""
+    options = training(average=0.9)
+    saved = Optimizer({"model": network()}, options, Clock()).state_dict()
+    elsewhere = Optimizer({"model": network().to("meta")}, options, Clock())
+    elsewhere.load_state_dict(saved)
+    assert {average.device.type for average in elsewhere.averages} == {"meta"}
+
+
+def test_rates_that_meet_no_parameter_are_refused() -> None:
+    optimizer = Optimizer({"model": network()}, training(), Clock())
+    with pytest.raises(FathomError, match=r"The rates name '9\.\*', but no parameter is called so"):
+        optimizer.begin({"*": 1.0, "9.*": 0.0})
+    assert optimizer.rates == {"*": 1.0}

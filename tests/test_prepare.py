@@ -14,7 +14,7 @@ from PIL import Image
 from fathom.core import prepare as preparing
 from fathom.core.contract import Columns, Schema
 from fathom.core.errors import DataError
-from fathom.core.prepare import Prepared, cache_folder, encode, prepare
+from fathom.core.prepare import Prepared, cache_folder, encode, prepare, stretches
 from fathom.core.recipe import Data
 from fathom.core.registry import fields
 from fathom.core.tensors import CHUNK, WEIGHT
@@ -87,6 +87,17 @@ def test_a_changed_file_and_a_damaged_cache_are_noticed(photos: Path) -> None:
     assert torch.equal(third.store.columns[name], second.store.columns[name])
 
 
+def test_a_damaged_cache_is_replaced(photos: Path, decoded: list[str]) -> None:
+    read(photos)
+    ((folder),) = (cache_folder() / "encoded").iterdir()
+    (folder / "0.bin").write_bytes(b"")
+    for _ in range(2):
+        decoded.clear()
+        read(photos)
+        assert [path.name for path in (cache_folder() / "encoded").iterdir()] == [folder.name]
+    assert len(set(decoded)) < ROWS, "the second time it is whole again"
+
+
 def test_a_cache_that_cannot_be_written_costs_time_only(
     photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -157,8 +168,8 @@ def test_weights_reach_the_batch_and_bad_ones_are_refused() -> None:
     assert list(next(iter(prepared.schema.inputs.values())).columns) == ["a"], "a weight is no input"
     assert prepared.sets["train"].batch(torch.tensor([0]))[WEIGHT].tolist() == [weights[prepared.splits["train"][0]]]
     assert read(frame(w=[5.0, *weights[1:]]), target=["y"], weight="w").fingerprint != prepared.fingerprint
-    for bad in (-1.0, None):
-        with pytest.raises(DataError, match=r"data\.weight: column 'w' has a missing or negative weight in row 4"):
+    for bad in (-1.0, None, float("inf")):
+        with pytest.raises(DataError, match=r"'w' has a missing, negative or infinite weight in row 4"):
             read(frame(w=[*weights[:3], bad, *weights[4:]]), target=["y"], weight="w")
 
 
@@ -168,6 +179,32 @@ def test_groups_stay_on_one_side_and_give_the_blocks_of_intervals() -> None:
     assert all(len({owner[row] for row in range(start, start + 4)}) == 1 for start in range(0, ROWS, 4))
     assert prepared.blocks is not None
     assert len(set(prepared.blocks.tolist())) == 10
+
+
+def test_rows_without_a_group_are_told() -> None:
+    for kind, missing in ((str, None), (float, None), (float, float("nan"))):
+        who = [*[missing] * 10, *[kind(i // 3) for i in range(30)]]
+        notes = read(frame(who=who), target=["y"], group="who").notes
+        assert any("10 rows have no 'who' (data.group) and are taken as one group" in note for note in notes)
+    notes = read(frame(who=[f"p{i // 4}" for i in range(ROWS)]), target=["y"], group="who").notes
+    assert not any("data.group" in note for note in notes)
+
+
+def test_rows_of_a_stretch_of_time_are_the_blocks_of_intervals() -> None:
+    shuffled = np.random.default_rng(0).permutation(ROWS).tolist()
+    prepared = read(frame(when=shuffled), target=["y"], time="when")
+    assert prepared.blocks is not None
+    test = prepared.splits["test"]
+    assert len(test) == 8
+    in_order = prepared.blocks[test][np.argsort(np.array(shuffled)[test])]
+    assert in_order.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]  # the cube root of 8 rows is 2
+
+
+def test_stretches_never_part_a_moment() -> None:
+    assert len(set(stretches(np.arange(1000)).tolist())) == 100  # the cube root of 1000 is 10
+    moments = np.array([5, 5, 5, 1, 2, 9, 9, 9])  # 2 rows a stretch; 1 2 | 5 5 5 | 9 9 9
+    assert stretches(moments).tolist() == [1, 1, 1, 0, 0, 2, 2, 2]
+    assert stretches(np.array([3])).tolist() == [0]
 
 
 def test_classes_that_the_test_cannot_judge_are_told() -> None:

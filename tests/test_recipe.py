@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
 import tomllib
@@ -55,6 +56,7 @@ def test_three_faults_are_named_at_once() -> None:
         ({"network": 3}, ["network should be a table, but 3 came"]),
         ({"augment": {"flipp": 0.5}}, ["no augmentation 'flipp'", "'flip'?"]),
         ({"augment": {"flip": 2}}, ["augment.flip = 2", "from 0.0 to 1.0"]),
+        ({"augment": {"shift": 0.1}}, ["augment.shift = 0.1", "counts pixels", "whole number"]),
         ({"augment": {"flip": "half"}}, ["augment.flip = 'half'", "from 0.0 to 1.0"]),
         ({"data": {"image": {"siz": 32}}}, ["no key 'data.image.siz'", "'data.image.size'?"]),
         ({"data": {"test": 1.5}}, ["data.test = 1.5", "less than 1"]),
@@ -94,7 +96,7 @@ def test_parse_reads_what_tables_and_toml_write(
         "network": {"name": "mlp", "hidden": hidden, "dropout": dropout},
         "training": {"epochs": epochs, "optimizer": optimizer, "learning_rate": rate, "algorithm": "supervised"},
         "augment": {"shift": shift},
-        "stage": [{"name": "head", "steps": 3, "rates": {"*": 0.0, "head.*": 1.0}}],
+        "stage": [] if epochs else [{"name": "head", "steps": 3, "rates": {"*": 0.0, "head.*": 1.0}}],
         "supervised": {"loss": {"y": "focal"}},
     }
     recipe = Recipe.parse(tree)
@@ -201,3 +203,55 @@ def test_a_key_given_twice_is_refused() -> None:
 def test_two_budgets_at_once_are_refused() -> None:
     with pytest.raises(FathomError, match="'epochs' and 'minutes' both say how long to train"):
         flag_changes({"epochs": 5, "minutes": 1})
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"data": "iris"}, "data should be a table, but 'iris' came"),
+        ({"data": {"fields": 5}}, "data.fields should be a table, but 5 came"),
+        ({"data": {"number": 3}}, "data.number should be a table, but 3 came"),
+        ({"data": {"fields": {"nmber": {}}}}, "There is no kind of field 'nmber' in data. Did you mean 'number'?"),
+        ({"network": {"name": ["mlp", "cnn"]}}, "network.name = ['mlp', 'cnn'] is not allowed: it should be one name"),
+        ({"supervised": 3}, "supervised should be a table, but 3 came"),
+    ],
+)
+def test_values_of_another_shape_are_told(tree: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.parse(tree)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["data", "network", "training", "augment"])
+def test_merge_refuses_a_section_that_is_no_table(section: str) -> None:
+    with pytest.raises(RecipeError, match=f"{section} should be a table, but 'iris' came"):
+        merge({section: "iris"}, {"training.epochs": 3})
+
+
+WORDS = st.sampled_from(
+    ["data", "network", "training", "augment", "stage", "supervised", "name", "layers", "fields", "number", "shift", "mlp",
+     "target", "test", "types", "epochs", "steps", "rates", "algorithm", "limit", "loss", "x"]
+)  # fmt: skip
+PLAIN = st.one_of(st.integers(-2, 9), st.floats(), st.booleans(), WORDS, st.none())
+TREES = st.dictionaries(
+    WORDS,
+    st.recursive(
+        PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3), max_leaves=5
+    ),
+    max_size=4,
+)
+
+
+@given(TREES)
+def test_any_tree_is_read_or_refused_but_never_breaks(tree: dict[str, Any]) -> None:
+    for read in (Recipe.parse, lambda given: merge(given, {"training.epochs": 3, "network.name": "mlp"})):
+        with contextlib.suppress(FathomError):
+            read(tree)
+
+
+def test_paths_of_other_splits_hold_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "test.csv").write_text("a\n1\n")
+    monkeypatch.chdir(tmp_path)
+    data = Recipe.parse({"data": {"test": "test.csv", "validation": "gone.csv"}}).data
+    assert data.test == str((tmp_path / "test.csv").resolve())
+    assert data.validation == "gone.csv", "what is not there is told by the name that came"

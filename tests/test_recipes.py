@@ -50,5 +50,5 @@ def test_the_overviews_networks_have_their_parameters(name: str) -> None:
 def schema(shape: tuple[int, ...], classes: int) -> Schema:
     image, label = fields["image"].make(["image"]), fields["category"].make(["label"])
     label.fit([Columns({"label": np.arange(classes)})])
-    image.state = {"shape": list(shape), "mean": [0.0] * shape[0], "std": [1.0] * shape[0], "float": False}
+    image.state = {"shape": list(shape), "mean": [0.0] * shape[0], "std": [1.0] * shape[0], "factor": 1}
     return Schema({"image": image}, {"label": label})

@@ -349,6 +349,43 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     assert (state["n"], notes) == (4, [])
 
 
+def test_a_damaged_checkpoint_pushes_out_no_good_one(tmp_path: Path) -> None:
+    """Whole at step 1, damaged at step 2: what is saved next must leave the one of step 1 as the second."""
+    store = CheckpointStore(tmp_path)
+    for step in (1, 2):
+        store.save({"n": step, "w": torch.full((3,), float(step))}, step)
+    rotten = store.paths()[-1]
+    rotten.write_bytes(rotten.read_bytes()[:-5])
+    state, notes = store.load()
+    assert state is not None
+    assert state["n"] == 1
+    assert len(notes) == 1
+    assert rotten.with_name(f"{rotten.name}.damaged").exists(), "set aside, not thrown away"
+    newer = store.save({"n": 3, "w": torch.zeros(3)}, 3)
+    assert [path.name[-13:-12] for path in store.paths()] == ["1", "3"]
+    newer.write_bytes(newer.read_bytes()[:-5])
+    assert (store.load()[0] or {})["n"] == 1, "there is still a whole one"
+
+
+def test_every_checkpoint_damaged_is_told_each_time(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save({"n": 1}, 1)
+    store.paths()[0].write_bytes(b"rot")
+    for _ in range(2):
+        with pytest.raises(RunError, match=r"Every checkpoint in .* is damaged"):
+            store.load()
+
+
+@pytest.mark.parametrize("about", [{"format": "2"}, {}])
+def test_a_checkpoint_of_another_format_is_refused(about: dict[str, str], tmp_path: Path) -> None:
+    """It is not damage: an older one must not quietly take its place."""
+    store = CheckpointStore(tmp_path)
+    store.save({"n": 1}, 1)
+    save_tensors(tmp_path / "step-000000002.safetensors", {}, {"state": '{"n": 2}', **about})
+    with pytest.raises(RunError, match=r"step-000000002.* of format (2|None); this Fathom reads format 1"):
+        store.load()
+
+
 # ---------------------------------------------------------------- not finite
 
 

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import random
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -26,9 +27,10 @@ from fathom.analysis import advice as rules
 from fathom.analysis import charts, report
 from fathom.analysis.advice import suggestions
 from fathom.analysis.charts import Axis
-from fathom.analysis.evidence import Evidence, best_baseline, calibration, is_better
+from fathom.analysis.evidence import Evidence, best_baseline, calibration, is_better, kept_epoch, read_evidence
 from fathom.analysis.report import result_table, write_report
-from fathom.core.run import RunFolder, sealed_json
+from fathom.core.errors import DamagedError
+from fathom.core.run import RunFolder, read_json, sealed_json
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -169,6 +171,7 @@ def digits_results() -> dict[str, Any]:
         },
         "difference": {"accuracy": estimate(0.025)},
         "primary": "accuracy",
+        "better": "better",
         "verdict": "The network is better than logistic regression: accuracy +0.025 (0.008 to 0.04).",
         "seconds": {"prepare": 0.31, "train": 6.84, "evaluate": 0.92},
         "parameters": 33802,
@@ -179,6 +182,7 @@ def digits_results() -> dict[str, Any]:
             "No test rows were given: 20 % were set aside, stratified by class.",
         ],
         "kept": "best weights, epoch 17 by validation loss",
+        "kept_epoch": 17,
         "targets": {"label": category(names)},
         "mistakes": [
             {
@@ -222,6 +226,7 @@ def adult_results() -> dict[str, Any]:
             "logistic regression": {"accuracy": estimate(0.848), "auroc": estimate(0.906)},
             "gradient boosting": {"accuracy": estimate(0.871), "auroc": estimate(0.926)},
         },
+        "better": "not better",
         "verdict": "The network is not better than gradient boosting: AUROC -0.018 (-0.040 to 0.004).",
         "seconds": {"prepare": 1.2, "train": 81.0, "evaluate": 2.0},
         "parameters": 18433,
@@ -259,6 +264,7 @@ def housing_results() -> dict[str, Any]:
             "mean": {"rmse": estimate(1.146), "mae": estimate(0.906), "r2": estimate(-0.0002, 1e-4)},
             "ridge regression": {"rmse": estimate(0.7281), "mae": estimate(0.533), "r2": estimate(0.596)},
         },
+        "better": "better",
         "verdict": "The network is better than ridge regression: RMSE smaller by 0.225 (0.208 to 0.241).",
         "seconds": {"prepare": 0.4, "train": 31.0, "evaluate": 1.0},
         "parameters": 9217,
@@ -375,7 +381,7 @@ SCHEMA = {
             "kind": "image",
             "columns": ["image"],
             "options": {},
-            "state": {"shape": [1, 8, 8], "float": False, "mean": [0.305], "std": [0.376]},
+            "state": {"shape": [1, 8, 8], "factor": 1, "mean": [0.305], "std": [0.376]},
         }
     },
     "targets": {
@@ -826,17 +832,40 @@ def test_result_table_without_baseline_or_results() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "answer"),
-    [
-        ("The network is better than ridge.", True),
-        ("The network is not better than ridge.", False),
-        ("", None),
-        ("The network is worse than ridge.", False),
-        ("There is no baseline to compare the network's R2 with.", None),
-    ],
+    ("better", "answer"), [("better", True), ("not better", False), ("worse", False), (None, None)]
 )
-def test_verdict(verdict: str, answer: bool | None) -> None:
-    assert is_better({"verdict": verdict}) is answer
+def test_verdict_is_read_as_data(better: str | None, answer: bool | None) -> None:
+    """A baseline may be called anything: the sentence is for people."""
+    verdict = "The network is worse than a model whose name is better than ours: epoch 3 is damaged."
+    assert is_better({"better": better, "verdict": verdict}) is answer
+    assert is_better({"verdict": verdict}) is None
+    assert kept_epoch({"kept": "member epoch 3, last weights, epoch 9", "kept_epoch": 9}) == 9
+    assert kept_epoch({"kept": "epoch 3"}) is None
+
+
+def test_damage_is_known_by_its_type(tmp_path: Path) -> None:
+    """A missing file whose path says "is damaged" is not damaged."""
+    found = read_evidence(make_run(tmp_path, None, "what is damaged"))
+    assert "is damaged" in found.missing["results.json"]
+    assert not found.is_damaged
+    run = make_run(tmp_path, digits_results())
+    run.file("results.json").write_text("{")
+    with pytest.raises(DamagedError, match="is damaged"):
+        read_json(run.file("results.json"))
+    assert read_evidence(run).is_damaged
+
+
+def test_weighted_tables_say_so(tmp_path: Path) -> None:
+    value = digits_results()
+    target = value["targets"]["label"]
+    target["confusion"] = [[1.25 * count for count in row] for row in target["confusion"]]
+    plain = Page(write_report(make_run(tmp_path, value, "plain")))
+    assert "beneath each count" in plain.text
+    target["weighted"] = True
+    page = Page(write_report(make_run(tmp_path, value, "weighted")))
+    assert "beneath each sum of row weights, its percentage of the row" in page.text
+    assert re.search(r"\d % of the weight of the test rows is on wrong answers\. Most often", page.text)
+    assert "test rows are wrong" not in page.text
 
 
 # ---- advice
@@ -900,6 +929,8 @@ def test_calibration_by_hand() -> None:
         {"confidence": 0.5, "accuracy": 0.7, "rows": 10},
         {"confidence": 0.0, "accuracy": 0.0, "rows": 0},
     ]
+    weighted = [{**item, "weight": weight} for item, weight in zip(bins, (1.0, 3.0, 0.0), strict=True)]
+    assert calibration({"reliability": weighted}).error == pytest.approx((1 * 0.1 + 3 * 0.2) / 4)  # type: ignore[union-attr]
     found = calibration({"reliability": bins})
     assert found is not None
     assert found.error == pytest.approx((30 * 0.1 + 10 * 0.2) / 40)

@@ -17,13 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, WeightedRandomSampler, default_collate
 
 from fathom.core.errors import DataError
 from fathom.core.prepare import prepare
 from fathom.core.recipe import Data
-from fathom.core.registry import sources
-from fathom.core.tensors import to_list
+from fathom.core.registry import fields, sources
+from fathom.core.tensors import Columns, to_list
 from fathom.sources import builtin, open_source, read_inputs
 from fathom.sources.arrays import pictures
 
@@ -286,16 +286,12 @@ COLOR = RNG.integers(0, 256, (5, 6, 7, 3)).astype(np.uint8)
     ],
 )
 def test_layouts_and_ranges(array: np.ndarray, expected: np.ndarray) -> None:
-    read = pictures(array, "x", [])
+    columns = Columns({"x": pictures(array, "x", [])})
+    item = fields["image"].make(["x"])
+    item.fit([columns])
+    read = item.encode(columns).numpy()
     assert read.dtype == (np.uint8 if expected.dtype == np.uint8 else np.float32)
-    np.testing.assert_allclose(read, expected, rtol=1e-6)
-
-
-def test_zeros_and_ones_are_not_scaled_twice() -> None:
-    read = pictures(np.tile([[0.0, 1.0]], (3, 2, 1)), "x", [])
-    assert read.dtype == np.uint8
-    assert read.max() == 255
-    assert np.array_equal(pictures(read, "x", []), read)
+    np.testing.assert_allclose(read, expected[:, None] if expected.ndim == 3 else expected.transpose(0, 3, 1, 2), 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -362,6 +358,12 @@ def test_many_class_codes_are_classes_and_counts_are_numbers() -> None:
     codes = np.arange(400) % 100
     assert open_source((RNG.normal(size=(400, 2)), codes), Data()).schema().targets["y"].kind == "category"
     assert open_source((RNG.normal(size=(400, 2)), codes * 3), Data()).schema().targets["y"].kind == "number"
+    (note,) = open_source((RNG.normal(size=(400, 2)), codes), Data()).notes()
+    assert "the whole numbers 0 to 99, each 4 times on average, so they are taken as 100 classes" in note
+    assert "data.types.y=number" in note
+    assert "data.types.y=number" in " ".join(open_source((X, Y), Data()).notes())
+    table = pa.table({"x": RNG.normal(size=400), "y": codes})
+    assert open_source(table, Data()).schema().targets["y"].kind == "number"
     options = Data(types={"y": "number"})
     assert open_source((X, Y), options).schema().targets["y"].kind == "number"
 
@@ -404,11 +406,12 @@ def test_npz(tmp_path: Path) -> None:
         ({"train": (X, Y), "test": (X[:3], Y[:2])}, ["test: x has 3 rows and y has 2"]),
         ((X,), ["(x, y) is expected, but 1 arrays came"]),
         (X, ["(x, y) is expected", "ndarray"]),
+        ((X[:0], np.zeros((0, 2))), ["no rows"]),
+        ((X[:0], []), ["no rows"]),
         (([[1.0, 2.0], [3.0]], [0, 1]), ["unequal size", "row 2 has 1"]),
         ((np.array([object(), object()]), [0, 1]), ["objects"]),
         ((np.zeros((4, 5, 6, 2)), Y[:4]), ["1, 3 or 4 channels"]),
         ((np.zeros((4, 5, 6, 2, 2)), Y[:4]), ["(N, H, W)"]),
-        ((np.full((4, 5, 6), np.nan), Y[:4]), ["row 1", "not a number or infinite"]),
         ((np.where(np.arange(40)[:, None] == 7, np.inf, X), Y), ["row 8", "'x0'", "infinite"]),
         ((X, np.zeros(40, int)), ["'y' is '0' in every row"]),
         ((X, np.zeros((40, 2, 2))), ["shape (40, 2, 2)"]),
@@ -420,6 +423,32 @@ def test_bad_arrays_are_refused(given: Any, parts: list[str]) -> None:
     with pytest.raises(DataError) as caught:
         open_source(given, Data()).schema()
     assert not [part for part in parts if part not in str(caught.value)], str(caught.value)
+
+
+def test_a_picture_that_holds_nan_is_a_fault_of_its_row() -> None:
+    images = RNG.random((40, 5, 6))
+    images[3, 0, 0] = np.nan
+    given = (images, np.arange(40) % 2)
+    with pytest.raises(DataError, match="1 of 40 rows cannot be used: row 4: the picture holds a value that is not a"):
+        prepare(open_source(given, Data()), Data(), 0)
+    data = Data(bad_rows=0.1)
+    assert sum(map(len, prepare(open_source(given, data), data, 0).splits.values())) == 39
+
+
+@pytest.mark.parametrize(
+    ("given", "types", "told"),
+    [
+        ("image", {"image": "number"}, ["data.types.image=number", "(5, 6)", "image or ignore"]),
+        ("image", {"image": "category"}, ["data.types.image=category", "image or ignore"]),
+        ("labels", {"y": "number"}, ["data.types.y=number", "(3,)", "category or labels or ignore"]),
+    ],
+)
+def test_an_array_a_row_is_never_cut_to_one_value(given: str, types: dict[str, str], told: list[str]) -> None:
+    labels = np.tile([[1, 1, 0], [0, 1, 1]], (20, 1))
+    arrays = (RNG.random((40, 5, 6)), np.arange(40) % 2) if given == "image" else (RNG.random((40, 2)), labels)
+    with pytest.raises(DataError) as caught:
+        open_source(arrays, Data(types=types)).schema()
+    assert not [part for part in told if part not in str(caught.value)], str(caught.value)
 
 
 # ---------------------------------------------------------------- torch
@@ -454,6 +483,19 @@ class Named(Dataset):
         return {"image": BYTES[i % 5], "age": i / 3}, i % 2
 
 
+class Listed(Dataset):
+    """The items of a list."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.items[i]
+
+
 TENSORS = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
 
 
@@ -464,6 +506,12 @@ TENSORS = TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
         DataLoader(TENSORS, batch_size=7),
         DataLoader(TENSORS, batch_size=7, shuffle=True),
         DataLoader(TENSORS, batch_size=7, collate_fn=lambda rows: tuple(map(torch.stack, zip(*rows, strict=True)))),
+        DataLoader(
+            TENSORS,
+            batch_size=7,
+            shuffle=True,
+            collate_fn=lambda rows: tuple(map(torch.stack, zip(*rows, strict=True))),
+        ),
         torch.utils.data.Subset(TENSORS, range(40)),
     ],
 )
@@ -485,8 +533,37 @@ def test_streams_dicts_and_class_names() -> None:
 
 def test_random_items_are_refused_with_the_augment_keys() -> None:
     for given in (Noisy(), DataLoader(Noisy(), batch_size=4)):
-        with pytest.raises(DataError, match=r"Item 0 of the dataset differs.*augment\.flip"):
+        with pytest.raises(DataError, match=r"Item 0 of the dataset differs.*augment\.flip=0\.5 augment\.shift=2"):
             open_source(given, Data()).columns()
+
+
+def test_a_sampler_that_draws_is_named() -> None:
+    sampler = WeightedRandomSampler([1.0] * 40, 40)
+    with pytest.raises(DataError, match=r"its WeightedRandomSampler draws other rows each time.*Give the dataset"):
+        open_source(DataLoader(TENSORS, batch_size=7, sampler=sampler), Data()).columns()
+
+
+def test_batches_of_mappings_are_rows() -> None:
+    loader = DataLoader(Named(), batch_size=5, collate_fn=lambda rows: default_collate(rows))  # one of the user's own
+    source = open_source(loader, Data())
+    assert to_list(source.columns()["age"]) == [i / 3 for i in range(12)]
+    assert source.schema().inputs["image"].kind == "image"
+    uneven = DataLoader(TENSORS, batch_size=7, collate_fn=lambda rows: (torch.zeros(7, 2), torch.zeros(3)))
+    with pytest.raises(DataError, match=r"parts of \[7, 3\] rows"):
+        open_source(uneven, Data()).columns()
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ([0, 0.15, 0.25, 1], [0, 0.15, 0.25, 1]),
+        ([True, 2, 3, 0.5], [1, 2, 3, 0.5]),
+        ([0, 1, "b", 1], ["0", "1", "b", "1"]),
+    ],
+)
+def test_items_of_a_dataset_keep_their_values(targets: list[Any], expected: list[Any]) -> None:
+    source = open_source(Listed([(X[i], targets[i % 4]) for i in range(12)]), Data())
+    assert [type(e)(v) for v, e in zip(to_list(source.columns()["y"]), expected, strict=False)] == expected
 
 
 @pytest.mark.parametrize(
@@ -495,18 +572,14 @@ def test_random_items_are_refused_with_the_augment_keys() -> None:
         ([(np.zeros((3, 3)), 0), (np.zeros((4, 3)), 1)], r"Item 1 .* shape \(4, 3\), the first one \(3, 3\)"),
         ([(1, 2, 3)], "Item 0 of the dataset is 3 values"),
         ([], "is empty"),
+        ([({"a": 1.0, "b": 2.0}, 0), ({"a": 1.0}, 1)], "Item 1 of the dataset lacks 'b', which the first one has"),
+        ([({"a": 1.0}, 0), ({"a": 1.0, "b": 2.0}, 1)], "Item 1 of the dataset has 'b', which the first one has not"),
+        ([({"a": 1.0}, 0), ({"b": 2.0}, 1)], "Item 1 of the dataset lacks 'a'.* and has 'b'"),
     ],
 )
 def test_bad_datasets_are_refused(items: list[Any], part: str) -> None:
-    class Given(Dataset):
-        def __len__(self) -> int:
-            return len(items)
-
-        def __getitem__(self, i: int) -> Any:
-            return items[i]
-
     with pytest.raises(DataError, match=part):
-        open_source(Given(), Data()).columns()
+        open_source(Listed(items), Data()).columns()
 
 
 # ---------------------------------------------------------------- whole
@@ -521,6 +594,19 @@ def test_predict_reads_arrays() -> None:
     assert to_list(columns["x0"]) == [0.5]
     with pytest.raises(DataError, match="row 1 has 2 values; the model reads 3"):
         read_inputs([X[0, :2]], schema)
+
+
+def test_rows_of_arrays_are_in_the_order_of_the_training_data() -> None:
+    x = np.c_[np.arange(40) % 3, X[:, 0], np.zeros(40), X[:, 1]]
+    options = Data(types={"x0": "category"})
+    schema = prepare(open_source((x, Y), options), options, 0).schema
+    for row in (x[:1], x[:1, [0, 1, 3]], x[0].tolist()):  # all columns, or those that are read (x2 is constant)
+        columns, _ = read_inputs([row], schema)
+        assert {name: to_list(column) for name, column in columns.items()} == {
+            "x1": [x[0, 1]],
+            "x3": [x[0, 3]],
+            "x0": [0.0],
+        }
 
 
 def test_a_fitted_schema_reads_another_file_in_the_same_way(tmp_path: Path) -> None:

@@ -120,3 +120,14 @@ def test_given_splits_with_the_same_rows_are_refused_by_name() -> None:
     assert check_given(splits, hashes, names) == ["1 rows of test stand in train too; the result is a little too good."]
     hashes[10] = 999
     assert check_given(splits, hashes, names) == []
+
+
+@pytest.mark.parametrize("time", [None, np.arange(50)])
+def test_shares_that_leave_nothing_to_learn_from_are_refused(time: np.ndarray | None) -> None:
+    with pytest.raises(DataError, match=r"data\.test = 0\.6 and data\.validation = 0\.6 leave no rows to learn from"):
+        divide(np.arange(50), {"test": 0.6, "validation": 0.6}, 0, time=time)
+
+
+def test_an_empty_training_split_asks_for_a_smaller_share_of_another() -> None:
+    with pytest.raises(DataError, match=r"train split would be empty.* a smaller share as data\.test=0\.4\."):
+        divide(np.arange(2), {"test": 0.8, "validation": 0.1}, 0)

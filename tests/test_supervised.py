@@ -296,10 +296,44 @@ def test_a_perceptron_recovers_the_coefficients_of_a_line() -> None:
     tree = {"training": {"batch": 50, "learning_rate": 0.05, "l2": 0.0}}
     algorithm, _, data = build(columns, {"a": "number", "b": "number"}, {"z": "number"}, tree=tree)
     answers = algorithm.schema.targets["z"].unscale(learn(algorithm, data, 400)["z"])
-    torch.testing.assert_close(
-        answers.squeeze(1), torch.tensor(4 + 1.5 * a - 8 * b, dtype=torch.float32), atol=0.02, rtol=0
-    )
+    torch.testing.assert_close(answers.squeeze(1), torch.from_numpy(4 + 1.5 * a - 8 * b), atol=0.02, rtol=0)
     head = algorithm.model.module.head.weight.detach().squeeze(0)
     spread = algorithm.schema.targets["z"].state["std"][0]
     assert (head * spread / torch.tensor([a.std(), b.std()])).tolist() == pytest.approx([1.5, -8.0], abs=0.01)
     assert math.isfinite(spread)
+
+
+class Named(nn.Module):
+    """Attributes called l1 and l2 are layers here, as people name them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.l1, self.l2 = nn.Linear(1, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.l2(self.l1(x).relu())
+
+
+def test_a_layer_may_be_called_l1() -> None:
+    algorithm, batch, _ = classes_of(module=lambda schema: Named(), tree={"training": {"l2": 0.5}})
+    module = algorithm.models["model"].module
+    expected = 0.5 * (module.l1.weight.square().sum() + module.l2.weight.square().sum())
+    torch.testing.assert_close(Penalty(0.0, 0.5).penalty(algorithm.models, batch, {}), expected)
+    algorithm.step(batch)
+
+
+def test_the_penalty_holds_every_matrix_whatever_its_name() -> None:
+    """An LSTM has no `weight`; a parameter that two layers share counts once."""
+
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.recurrent, self.one, self.other = nn.LSTM(2, 3), nn.Linear(3, 3), nn.Linear(3, 3)
+            self.other.weight = self.one.weight
+
+    module = Shared()
+    model = SimpleNamespace(modules=module.modules)
+    expected = sum(p.square().sum() for p in module.parameters() if p.ndim > 1)
+    penalty = Penalty(0.0, 1.0).penalty({"model": model}, {}, {})  # type: ignore[dict-item]
+    torch.testing.assert_close(penalty, expected)
+    assert penalty > 0  # type: ignore[operator]

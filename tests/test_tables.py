@@ -21,6 +21,7 @@ from fathom.core.recipe import Data
 from fathom.core.tensors import to_list
 from fathom.sources import open_source, read_inputs
 from fathom.sources.delimited import MISSING, has_header, parse_numbers, read_delimited
+from fathom.sources.tables import Tables
 
 MISSING_WORDS = set(MISSING.to_pylist())
 
@@ -166,6 +167,33 @@ def test_wide_tables_are_read(tmp_path: Path) -> None:
     assert read["g6"].type == pa.int64()
 
 
+def test_large_and_small_parquet_files_have_one_schema(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "a": np.arange(3000) / 7,
+            "b": ["u", "v", None] * 1000,
+            "c": [f"w{i}" for i in range(3000)],
+            "d": pa.array(["p", "q"] * 1500).dictionary_encode(),
+            "e": pa.array([f"w{i}" for i in range(3000)]).dictionary_encode(),
+            "f": pa.array(range(3000)).dictionary_encode(),
+            "g": pa.array(["r"] * 3000, pa.large_string()),
+            "__index_level_0__": np.arange(3000),
+        }
+    )
+    parquet.write_table(table, tmp_path / "t.parquet", row_group_size=700)
+    (tmp_path / "u.parquet.gz").write_bytes(gzip.compress((tmp_path / "t.parquet").read_bytes()))
+    small, *others = (
+        Tables(tmp_path / name, Data(memory=memory))
+        for name, memory in (("t.parquet", 1.0), ("t.parquet", 1e-6), ("u.parquet.gz", 1.0), ("u.parquet.gz", 1e-6))
+    )
+    kinds = {name: column.type for name, column in small.raw().items()}
+    assert list(kinds) == list("abcdefg")
+    for other in others:
+        assert {name: column.type for name, column in other.raw().items()} == kinds
+        assert {n: to_list(c) for n, c in other.raw().items()} == {n: to_list(c) for n, c in small.raw().items()}
+        assert any("reset_index" in note for note in other.reading_notes)
+
+
 def test_too_many_columns_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", ",".join(f"g{i}" for i in range(100_001)) + "\n")
     with pytest.raises(DataError, match=r"has 100,001 columns; a table may have 100,000"):
@@ -183,6 +211,11 @@ def test_too_many_columns_are_refused(tmp_path: Path) -> None:
         (["1.5", "2.5"], [["64.5", "67.25"]], False),
         (["7", "5"], [["6", "4"]], False),
         (["", "a"], [["1", "2"]], True),
+        (["", "a"], [["1", "x"]], True),
+        (["?", "5.1", "3"], [["1", "4.5", "2"], ["2", "4.1", "1"]], False),
+        (["?", "setosa"], [["1", "setosa"], ["2", "virginica"]], False),
+        (["3", "5.1", "3"], [["NA", "4.5", "2"], ["2", "NA", "1"], ["4", "5.5", "NA"]], False),
+        (["NA", "K"], [["1", "2"], ["3", "4"]], True),
     ],
 )
 def test_header_detection(first: list[str], rest: list[list[str]], expected: bool) -> None:
@@ -196,6 +229,22 @@ def test_a_missing_header_is_told(tmp_path: Path) -> None:
     assert "no header line" in " ".join(source.notes())
 
 
+def test_names_that_are_numbers_are_told(tmp_path: Path) -> None:
+    read = read_delimited(write(tmp_path / "t.csv", "773869,767541\n64.5,67.25\n"), {}, 2**40)
+    assert "although it holds numbers: 773869, 767541" in " ".join(read.notes)
+
+
+@pytest.mark.parametrize("start", ["\n", "\n\r\n", "   \n\n"])
+@pytest.mark.parametrize("budget", [1, 2**40])
+def test_blank_lines_before_the_header_are_skipped(tmp_path: Path, start: str, budget: int) -> None:
+    path = write(tmp_path / "t.csv", start + "a,b\n1,x\n2,y\n")
+    read = read_delimited(path, {}, budget)
+    assert read.table.to_pydict() == {"a": [1, 2], "b": ["x", "y"]}
+    assert read.line_of(1) == start.count("\n") + 3
+    with pytest.raises(DataError, match=rf"line {start.count(chr(10)) + 3}: column 'a' is read as numbers, but 'z'"):
+        read_delimited(write(path, start + "a,b\n1,x\nz,y\n"), {"a": "number"}, budget)
+
+
 @pytest.mark.parametrize(
     ("texts", "style", "expected"),
     [
@@ -207,6 +256,9 @@ def test_a_missing_header_is_told(tmp_path: Path) -> None:
         (["+5", " 6", "7e2"], "plain", [5.0, 6.0, 700.0]),
         (["0x1A"], "plain", None),
         (["1_000"], "plain", None),
+        (["0,964"], "thousands", None),
+        (["0.964"], "comma", None),
+        (["0,964", "12,5"], "comma", [0.964, 12.5]),
     ],
 )
 def test_ways_to_write_numbers(texts: list[str], style: str, expected: list[float] | None) -> None:
@@ -222,6 +274,44 @@ def test_decimal_commas_and_thousands_are_told(tmp_path: Path) -> None:
     source = open_source(write(tmp_path / "u.csv", 'a,y\n"1,500",u\n900,v\n'), Data())
     assert values(source, "a") == [1500.0, 900.0]
     assert "thousands separators: a" in " ".join(source.notes())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "note"),
+    [
+        ("a\tb\n0,964\tx\n3,3\ty\n", [0.964, 3.3], "decimal comma: a"),
+        ("a|b\n1,5|x\n2|y\n", [1.5, 2.0], "decimal comma: a"),
+        ("a;b\n1.234;0,5\n2.500;1,25\n", [1234.0, 2500.0], "read with a decimal comma in a"),
+        ("a;b\n1.234;0.5\n2.500;1.25\n", [1.234, 2.5], "read with a decimal point in a"),
+        ("a;b\n1.234;x\n2.500;y\n", [1.234, 2.5], "read with a decimal point in a"),
+        ("a;b\n1,234;x\n2,500;y\n", [1.234, 2.5], "read with a decimal comma in a"),
+        ("a\tb\n1,234\tx\n2,500\ty\n", [1234.0, 2500.0], "read with a decimal point in a"),
+        ("a\tb\n1,234\t0,5\n2,500\t1,5\n", [1.234, 2.5], "read with a decimal comma in a"),
+        ("a\tb\n7e2\tx\n2.5\ty\n", [700.0, 2.5], None),
+    ],
+)
+@pytest.mark.parametrize("budget", [1, 2**40])
+def test_styles_of_numbers_are_judged_over_the_file(
+    tmp_path: Path, text: str, expected: list[float], note: str | None, budget: int
+) -> None:
+    read = read_delimited(write(tmp_path / ("t.tsv" if "\t" in text else "t.csv"), text), {}, budget)
+    assert read.table["a"].to_pylist() == expected
+    assert note is None or note in " ".join(read.notes)
+
+
+@given(
+    values=st.lists(st.integers(-(10**9), 10**9).map(lambda n: n / 1000), min_size=1, max_size=20),
+    decimal=st.sampled_from(".,"),
+    separated=st.booleans(),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_column_beside_it_settles_the_style(
+    tmp_path: Path, values: list[float], decimal: str, separated: bool
+) -> None:
+    swap = str.maketrans(".,", ",.") if decimal == "," else {}
+    lines = [f"{f'{v:,.3f}' if separated else f'{v:.3f}'};0.5".translate(swap) for v in values]
+    read = read_delimited(write(tmp_path / "t.csv", "a;b\n" + "\n".join(lines) + "\n"), {}, 2**40).table
+    assert read["a"].to_pylist() == values
 
 
 def test_missing_words_are_missing_and_counted(tmp_path: Path) -> None:
@@ -393,6 +483,10 @@ def test_several_binary_targets_are_labels() -> None:
     assert {name: (item.kind, item.columns) for name, item in schema.targets.items()} == {
         "labels": ("labels", ("a", "b"))
     }
+    (note,) = open_source(table, Data(target=["a", "b"])).notes()
+    assert note.startswith("a, b hold 0 and 1, so they are predicted together as 2 labels; data.types.a=category")
+    apart = open_source(table, Data(target=["a", "b"], types={"a": "category"})).schema()
+    assert {name: item.kind for name, item in apart.targets.items()} == {"a": "category", "b": "category"}
     schema = open_source(table, Data(target=["a", "c"])).schema()
     assert {name: item.kind for name, item in schema.targets.items()} == {"a": "category", "c": "category"}
 
@@ -447,6 +541,17 @@ def test_columns_of_picture_files(tmp_path: Path) -> None:
     assert source.schema().inputs["image"].columns == ("file",)
     assert values(source, "file")[0] == str(tmp_path / "p" / "0.png")
     assert pa.types.is_string(source.columns()["file"].type)
+
+
+def test_words_are_no_files_where_one_is_none(tmp_path: Path) -> None:
+    body = "".join(f"{'cover.png' if i == 0 else 'ab'[i % 2]},{i / 3},{'uv'[i % 2]}\n" for i in range(40))
+    source = open_source(write(tmp_path / "t.csv", "name,x,y\n" + body), Data())
+    assert values(source, "name")[:3] == ["cover.png", "b", "a"]
+    assert kinds(source)["name"] == "category"
+    many = "".join(f"{'cover.png' if i == 0 else f'word {i}'},{i / 3},{'uv'[i % 2]}\n" for i in range(1500))
+    source = open_source(write(tmp_path / "u.csv", "name,x,y\n" + many), Data())
+    assert "name" not in kinds(source)
+    assert values(source, "name")[0] == "cover.png"
 
 
 # ---------------------------------------------------------------- refusals
@@ -606,6 +711,7 @@ def test_predict_reads_files_dicts_lists_and_frames(tmp_path: Path) -> None:
         ([{"a": 1.0}], ["row 1 lacks the column 'b'"]),
         ([{"a": "five", "b": "a"}], ["row 1", "'a' is read as numbers", "'five' came"]),
         ([[1.0]], ["row 1 has 1 values", "reads 2"]),
+        ([[]], ["row 1 has 0 values", "reads 2"]),
         ([object()], ["no row"]),
         ([{"a": 1.0, "b": object()}], ["neither number nor text"]),
         ([], ["Nothing came"]),
@@ -618,6 +724,54 @@ def test_bad_inputs_of_predict(tmp_path: Path, inputs: list[Any], parts: list[st
     with pytest.raises(DataError) as caught:
         read_inputs(inputs, schema)
     assert not [part for part in parts if part not in str(caught.value)], str(caught.value)
+
+
+def test_rows_without_names_are_in_the_order_of_the_training_data(tmp_path: Path) -> None:
+    body = "".join(f"{'ab'[i % 2]},{i},{i % 7 + 0.5},7,{'pq'[i // 2 % 2]}\n" for i in range(40))
+    schema = fitted(open_source(write(tmp_path / "t.csv", "zone,id,age,same,y\n" + body), Data()))
+    schema = schema.from_json(json.loads(json.dumps(schema.to_json())))
+    assert schema.order == ("zone", "id", "age", "same")
+    for row in (["b", 44.5], ["b", 1, 44.5, 7], ["b", None, 44.5, "text"], np.array(["b", 1, 44.5, 7], object)):
+        columns, _ = read_inputs([row], schema)
+        assert {name: to_list(column) for name, column in columns.items()} == {"zone": ["b"], "age": [44.5]}
+    with pytest.raises(DataError, match=r"has 3 values; the model reads 2 \(of 4 columns of the data\): zone, age"):
+        read_inputs([["b", 1, 44.5]], schema)
+
+
+def test_dates_that_are_categories_are_known_at_serving(tmp_path: Path) -> None:
+    days = [f"2020-01-{i % 3 + 1:02d}" for i in range(30)]
+    text = write(tmp_path / "t.csv", "day,a,y\n" + "".join(f"{d},{i / 3},{'pq'[i % 2]}\n" for i, d in enumerate(days)))
+    lines = "".join(json.dumps({"day": d, "a": i / 3, "y": "pq"[i % 2]}) + "\n" for i, d in enumerate(days))
+    for path in (text, write(tmp_path / "t.jsonl", lines)):
+        schema = fitted(open_source(path, Data(types={"day": "category"})))
+        assert schema.inputs["categories"].state["vocabularies"] == [["2020-01-01", "2020-01-02", "2020-01-03"]]
+        new = write(tmp_path / "new.csv", "day,a\n2020-01-02,3\n")
+        for given_input in (str(new), {"day": "2020-01-02", "a": 3}):
+            columns, _ = read_inputs([given_input], schema)
+            assert schema.inputs["categories"].encode(columns).tolist() == [[2]]
+    table = pa.table({"day": pa.array(days).cast(pa.timestamp("us")), "a": np.linspace(0, 1, 30), "y": ["p", "q"] * 15})
+    schema = fitted(open_source(table, Data(types={"day": "category"})))
+    columns, _ = read_inputs([table.slice(1, 1).drop_columns("y")], schema)
+    assert schema.inputs["categories"].encode(columns).tolist() == [[2]]
+
+
+def test_the_style_of_numbers_is_that_of_training(tmp_path: Path) -> None:
+    body = "8.213,5;p\n" + "".join(f"{i},25;{'pq'[i % 2]}\n" for i in range(40))
+    train = write(tmp_path / "t.csv", "price;y\n" + body)
+    for memory in (8.0, 1e-9):
+        schema = fitted(open_source(train, Data(memory=memory)))
+        schema = schema.from_json(json.loads(json.dumps(schema.to_json())))
+        assert schema.reading == {"price": "number:comma"}
+        new = write(tmp_path / "new.csv", "price;x\n1.234;1\n2.500;2\n")
+        assert to_list(read_inputs([str(new)], schema)[0]["price"]) == [1234.0, 2500.0]
+        assert to_list(read_inputs([{"price": "1.234"}], schema)[0]["price"]) == [1234.0]
+        write(new, "price;x\n1234.5;1\n2.500;2\n")  # a point that can only be a decimal point
+        assert to_list(read_inputs([str(new)], schema)[0]["price"]) == [1234.5, 2.5]
+        write(new, "price,x\n1.234,1\n2.500,2\n")
+        with pytest.raises(DataError, match="'price' was written with a decimal comma in training"):
+            read_inputs([str(new)], schema)
+    test = write(tmp_path / "test.csv", "price;y\n1.234;p\n2.500;q\n")
+    assert values(open_source(train, Data(test=str(test))), "price")[-2:] == [1234.0, 2500.0]
 
 
 def test_predict_keeps_words_that_look_like_numbers(tmp_path: Path) -> None:

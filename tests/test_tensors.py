@@ -100,3 +100,14 @@ def test_a_ragged_set_knows_its_lengths() -> None:
     assert batch["t"].tolist() == [[4, 5, 0], [1, 2, 3]]
     assert batch["t.mask"].tolist() == [[True, True, False], [True, True, True]]
     assert batch["y"].tolist() == [2, 1]
+
+
+def test_lists_and_records_have_a_content_too() -> None:
+    rows = [["a", "b"], ["a", "b"], ["ab"], [], None, ["b", "a"]]
+    kinds = (pa.list_(pa.string()), pa.large_list(pa.string()))
+    first, second = (row_hashes(Columns({"a": pa.array(rows, kind)}), ["a"]) for kind in kinds)
+    assert first.tolist() == second.tolist()
+    assert first[0] == first[1]
+    assert len(set(first.tolist())) == 5
+    records = row_hashes(Columns({"a": [{"bytes": b"1", "path": None}, {"bytes": b"2", "path": None}]}), ["a"])
+    assert records[0] != records[1]

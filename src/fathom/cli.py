@@ -9,7 +9,8 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -35,7 +36,16 @@ app = typer.Typer(
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Run folder, or its name under runs/.")]
-KEYS = "section.key=value"
+Data = Annotated[
+    str | None,
+    typer.Argument(metavar="DATA", help="Folder, file, built-in set or recipe.toml.", show_default=False),
+]
+Keys = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="section.key=value", help="Any key of the recipe.", show_default=False),
+]
+NOTES = 5  # of the answers' notes are shown
+Download = Annotated[bool, typer.Option("--download", help="Fetch a built-in set that is not on this machine.")]
 
 
 def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,11 +69,32 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def assignments(words: list[str] | None) -> dict[str, Any]:
-    """The words `section.key=value` as changes to a recipe."""
+def request(
+    data: str | None, keys: list[str] | None, download: bool, flags: dict[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """The data, and all that changes the recipe: flags, words `section.key=value`, --download.
+
+    Where no data are named, the first such word stands in their place.
+    """
     from fathom.core.recipe import parse_assignment
 
-    return dict(parse_assignment(word) for word in words or [])
+    words = keys or []
+    if data is not None and "=" in data and "." in data.partition("=")[0]:
+        words, data = [data, *words], None
+    changes = {**flags, **dict(parse_assignment(word) for word in words)}
+    return data, {**changes, "data.download": True} if download else changes
+
+
+@contextmanager
+def piped() -> Iterator[str]:
+    """A CSV table that comes through stdin, as a file."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "stdin.csv"
+        path.write_bytes(sys.stdin.buffer.read())
+        yield str(path)
 
 
 def say(line: str) -> None:
@@ -106,20 +137,13 @@ def main_options(
 @app.command()
 @recipe_options
 def fit(
-    data: Annotated[
-        str | None,
-        typer.Argument(metavar="DATA", help="Folder, file, built-in set or recipe.toml.", show_default=False),
-    ] = None,
-    keys: Annotated[
-        list[str] | None, typer.Argument(metavar=KEYS, help="Any key of the recipe.", show_default=False)
-    ] = None,
+    data: Data = None,
+    keys: Keys = None,
     resume: Annotated[
         str | None,
         typer.Option("--resume", metavar="RUN", help="Go on with a run that was stopped.", show_default=False),
     ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch a built-in set that is not on this machine.")
-    ] = False,
+    download: Download = False,
     as_json: Json = False,
     *,
     flags: dict[str, Any],
@@ -127,9 +151,7 @@ def fit(
     """Train a network on your data and judge it beside honest baselines."""
     from fathom.verbs.fit import fit as run_fit
 
-    if data is not None and "=" in data and "." in data.partition("=")[0]:
-        keys, data = [data, *(keys or [])], None
-    changes = {**flags, **assignments(keys), **({"data.download": True} if download else {})}
+    data, changes = request(data, keys, download, flags)
     run = run_fit(data, resume=resume, tell=(lambda line: None) if as_json else say, **changes)
     show({"run": str(run.path), **run.results}, as_json, "run")
 
@@ -137,16 +159,9 @@ def fit(
 @app.command()
 @recipe_options
 def plan(
-    data: Annotated[
-        str | None,
-        typer.Argument(metavar="DATA", help="Folder, file, built-in set or recipe.toml.", show_default=False),
-    ] = None,
-    keys: Annotated[
-        list[str] | None, typer.Argument(metavar=KEYS, help="Any key of the recipe.", show_default=False)
-    ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch a built-in set that is not on this machine.")
-    ] = False,
+    data: Data = None,
+    keys: Keys = None,
+    download: Download = False,
     as_json: Json = False,
     *,
     flags: dict[str, Any],
@@ -154,8 +169,8 @@ def plan(
     """Show what fit would do, without training: schema, network and rivals, layers, time and memory."""
     from fathom.verbs.plan import plan as make_plan
 
-    made = make_plan(data, **{**flags, **assignments(keys), **({"data.download": True} if download else {})})
-    show(made, as_json, "plan")
+    data, changes = request(data, keys, download, flags)
+    show(make_plan(data, **changes), as_json, "plan")
 
 
 @app.command()
@@ -177,7 +192,7 @@ def evaluate(
 @app.command()
 def predict(
     run: RunArgument,
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files or folders.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files or folders; - reads a CSV table.")],
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", help="Write a .csv, .parquet or .json file instead.", show_default=False),
@@ -187,14 +202,22 @@ def predict(
     """Answer new inputs, with confidence."""
     from pathlib import Path
 
+    from fathom.verbs.predict import check_output, write_answers
     from fathom.verbs.predict import predict as answer
-    from fathom.verbs.predict import write_answers
 
-    answers = answer(run, *inputs)
+    if output:
+        check_output(Path(output), inputs)
+    with ExitStack() as stack:
+        answers = answer(run, *[stack.enter_context(piped()) if word == "-" else word for word in inputs])
+    noted = [line for line in answers if "note" in line]
+    for line in noted[:NOTES]:
+        say(f"Note      {line['input']}: {line['note']}")
+    if len(noted) > NOTES:
+        say(f"Note      and {len(noted) - NOTES} more; --json shows all.")
     if output:
         write_answers(answers, Path(output))
-        say(f"{len(answers)} answers written to {output}")
-    else:
+        say(f"{len(answers)} answer{'s' * (len(answers) != 1)} written to {output}")
+    if as_json or not output:
         show(answers, as_json, "answers")
 
 
@@ -255,7 +278,7 @@ def main() -> None:
         fail(str(error), error.exit_code)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        fail(f"{error.format_message().rstrip('.')}. See: {context.command_path if context else 'fathom'} --help", 2)
+        fail(f"{_mended(error.format_message())} See: {context.command_path if context else 'fathom'} --help", 2)
     except (KeyboardInterrupt, typer.Abort):
         fail("Stopped.", 130)
     except BrokenPipeError:
@@ -265,6 +288,14 @@ def main() -> None:
             raise  # not about a file of the user's
         fail(f"{error.filename} cannot be used: {error.strerror}. --debug before the verb shows where.", 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _mended(message: str) -> str:
+    """What the parser of the command line says, as a sentence without the words of Python."""
+    from fathom.core.registry import plain
+
+    message = plain(message).rstrip(".")
+    return message if message.endswith("?") else f"{message}."
 
 
 def fail(sentence: str, code: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 SHOWN = (
     "accuracy", "balanced_accuracy", "f1", "auroc", "auprc", "log_loss", "ece", "exact_match", "rmse", "mae", "r2",
@@ -16,8 +17,9 @@ SHOWN = (
 
 
 def console() -> Console:
-    """A console on stdout; colour only on a terminal and without NO_COLOR."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    """A console on stdout; color only on a terminal and without NO_COLOR."""
+    # What is shown comes from users' files: nothing in it is markup.
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else 120)
 
 
 def table(*columns: str) -> Table:
@@ -34,7 +36,9 @@ def estimate(value: Mapping[str, float]) -> str:
 
 
 def number(value: float) -> str:
-    """Four significant digits, three places below one."""
+    """Four significant digits; three places between 0.1 and 10."""
+    if abs(value) < 0.1:
+        return f"{value:.4g}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}" if abs(value) < 10_000 else f"{value:,.0f}"
 
 
@@ -107,7 +111,7 @@ def print_plan(made: Mapping[str, Any]) -> None:
     shown.add_row("all", "", "", f"{made['parameters']:,}", style="bold")
     out.print(shown)
     out.print(
-        f"Time      about {duration(made['seconds'])} for {made['steps'] or 'as many'} steps, "
+        f"Time      about {duration(made['seconds'])} for {made['steps']:,} steps, "
         f"{made['threads']} thread{'s' * (made['threads'] != 1)}"
     )
     out.print(f"Memory    about {made['memory'] / 2**20:,.0f} MiB beside the libraries")
@@ -132,8 +136,13 @@ def print_answers(answers: Sequence[Mapping[str, Any]]) -> None:
     names = [name for name in dict.fromkeys(k for row in flat for k in row) if ".probabilities." not in f".{name}"]
     shown = table(*names)
     for row in flat:
-        shown.add_row(*[f"{v:.3f}" if isinstance(v := row.get(name, ""), float) else str(v) for name in names])
+        shown.add_row(*[_cell(row.get(name, "")) for name in names])
     console().print(shown)
+
+
+def _cell(value: Any) -> str:
+    """A value of an answer: three places, more where they would all be zero."""
+    return str(value) if not isinstance(value, float) else f"{value:.3f}" if abs(value) >= 0.1 else number(value)
 
 
 def print_runs(lines: Sequence[Mapping[str, Any]], out: str) -> None:
@@ -169,13 +178,13 @@ def print_listing(entries: Sequence[Mapping[str, Any]]) -> None:
     out = console()
     for entry in entries:
         year = f" ({entry['year']})" if entry.get("year") else ""
-        out.print(f"[bold]{entry['name']}[/bold]{year}  {entry['summary']}", soft_wrap=True)
+        out.print(Text(entry["name"], "bold"), f"{year}  {entry['summary']}", sep="", soft_wrap=True)
         for key, sign in (("pros", "+"), ("cons", "-"), ("paper", "paper:")):
             if entry.get(key):
-                out.print(f"    {sign} {entry[key]}", soft_wrap=True, markup=False)
+                out.print(f"    {sign} {entry[key]}", soft_wrap=True)
         for knob in entry["hyperparameters"]:
             default = json_like(knob["default"])
-            out.print(f"    {knob['name']}={default}  {knob['help']}", soft_wrap=True, style="dim", markup=False)
+            out.print(f"    {knob['name']}={default}  {knob['help']}", soft_wrap=True, style="dim")
 
 
 def json_like(value: Any) -> str:

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
-from fathom.core.contract import Batch, Model, Stage
+from fathom.core.contract import PENALTY, Batch, Model, Stage
 
 
 class Penalty:
-    """L1 and L2 on weights (not on biases or normalization).
+    """L1 and L2 on every parameter that is a matrix or filter (not on biases or normalization).
 
     Args:
-        l1, l2: strengths for every layer; a layer's own attribute `l1` or `l2` replaces them for that layer.
+        l1, l2: strengths for every layer; those that a layer carries itself (PENALTY) replace them for that layer.
     """
 
     def __init__(self, l1: float = 0.0, l2: float = 0.0) -> None:
@@ -38,20 +38,21 @@ class Penalty:
         return total
 
     def _terms(self, models: Mapping[str, Model]) -> Iterator[tuple[Tensor, float, float]]:
-        for model in models.values():
-            for layer in model.modules():
-                l1, l2 = float(getattr(layer, "l1", self.l1)), float(getattr(layer, "l2", self.l2))
-                weight = getattr(layer, "weight", None)
-                if (l1 or l2) and isinstance(weight, Tensor) and weight.ndim > 1:
-                    yield weight, l1, l2
+        seen: set[int] = set()  # layers may share a parameter
+        for layer in (layer for model in models.values() for layer in model.modules()):
+            own = getattr(layer, PENALTY, {})
+            l1, l2 = own.get("l1", self.l1), own.get("l2", self.l2)
+            for parameter in layer.parameters(recurse=False) if l1 or l2 else ():
+                if parameter.ndim > 1 and parameter.is_floating_point() and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield parameter, l1, l2
 
     def finish(self, stage: Stage) -> None:
         """Nothing to do."""
 
     def applies(self, module: nn.Module) -> bool:
         """Whether there is anything to add for this network."""
-        own = any(isinstance(getattr(layer, key, None), float) for layer in module.modules() for key in ("l1", "l2"))
-        return bool(self.l1 or self.l2) or own
+        return bool(self.l1 or self.l2) or any(hasattr(layer, PENALTY) for layer in module.modules())
 
 
 def regularizers(l1: float, l2: float, modules: Mapping[str, nn.Module]) -> tuple[Penalty, ...]:

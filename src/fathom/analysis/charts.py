@@ -323,6 +323,7 @@ def confusion(target: Table) -> dict[str, Any] | None:
         "more": max(0, len(wrong) - PAIRS),
         "wrong": sum(count for count, _, _ in wrong),
         "total": sum(totals),
+        "weighted": bool(target.get("weighted")),
         "rows": rows,
     }
 

@@ -2,7 +2,7 @@
 
     evaluate(outputs, data, schema, seed)        metric -> Estimate(value, low, high)
     compare(network, baselines, data, ...)       baseline -> metric -> Estimate of the paired difference
-    verdict(...)                                 one sentence
+    better(...), verdict(...)                    "better", "not better" or "worse"; the same as one sentence
     results(...)                                 the test part of results.json
 
 Every interval of Fathom is made here. One resampling serves network and baselines: each resample draws the
@@ -36,10 +36,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fathom.analysis import breakdown
+from fathom.analysis.wording import capital, metric_words
+from fathom.core.callbacks import smaller_is_better
 from fathom.core.contract import Field, Schema
 from fathom.core.errors import DataError
 from fathom.core.tensors import WEIGHT, Batch, TensorSet
-from fathom.fields import metrics
 
 CHUNK = 2**26  # bytes of resample weights made at once
 DRAWS = 10**8  # rows drawn in all; beyond it there are fewer resamples
@@ -51,13 +53,12 @@ SALT = 7_919_000_003  # so that rows are not drawn by the very numbers that the 
 DOMINANT = 0.8  # a larger share of one class makes accuracy say little
 POINTS = 400  # pairs of a scatter plot
 MISTAKES = 12
+ONE_BLOCK = "All rows belong to one group or one moment, so intervals take them as independent and may be too narrow."
 
-LOWER_IS_BETTER = {"log_loss", "ece", "brier", "mse", "rmse", "mae"}
 COUNTED = ("accuracy", "balanced_accuracy", "exact_match", "precision", "recall", "specificity", "f1")
 AREAS = ("auroc", "auprc")
 BOUNDED = {*COUNTED, *AREAS}
 PROPORTION = {"category": "accuracy", "labels": "exact_match"}  # the share of rows that are right
-ACRONYMS = {"auroc", "auprc", "r2", "f1", "ece", "mse", "mae", "rmse"}
 
 
 @total_ordering
@@ -193,7 +194,7 @@ def compare(
 
     Returns:
         baseline -> metric -> estimate of the difference. A positive one says that the network's figure is
-        larger, which for errors (`LOWER_IS_BETTER`) means worse.
+        larger, which for errors and losses means worse.
     """
     judged = _Judged.of({"network": network, **_checked(baselines)}, data, schema, seed, blocks, resamples, confidence)
     return {name: judged.difference(name) for name in baselines}
@@ -235,40 +236,41 @@ def primary(schema: Schema, shares: Mapping[str, Tensor]) -> str:
 
 def strongest(baselines: Mapping[str, Mapping[str, Estimate]], metric: str) -> str | None:
     """The baseline that is best by `metric`; the first of equal ones, None where none has it."""
-    sign = -1.0 if _plain(metric) in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if smaller_is_better(metric) else 1.0
     able = {name: sign * table[metric].value for name, table in baselines.items() if metric in table}
     return max(able, key=lambda name: able[name]) if able else None
 
 
-def verdict(
-    baselines: Mapping[str, Mapping[str, Estimate]],
-    differences: Mapping[str, Mapping[str, Estimate]],
-    metric: str,
-) -> str:
-    """One plain sentence: is the network better than the strongest baseline?
+Tables = Mapping[str, Mapping[str, Estimate]]  # name -> metric -> estimate
 
-    "Better" only where the whole interval of the paired difference is on the better side of zero, "worse"
-    where it is on the other, "not better" in between.
+
+def better(baselines: Tables, differences: Tables, metric: str) -> str | None:
+    """Is the network better than the strongest baseline?
 
     Args:
         baselines: name -> metric -> estimate.
         differences: what `compare` returned for them.
         metric: the primary one.
+
+    Returns:
+        "better" only where the whole interval of the paired difference is on the better side of zero, "worse"
+        where it is on the other, "not better" in between; None where there is no baseline.
     """
     name = strongest(baselines, metric)
     if name is None or metric not in differences.get(name, {}):
-        return f"There is no baseline to compare the network's {metric_words(metric)} with."
+        return None
     gap = differences[name][metric]
-    low, high = (-gap.high, -gap.low) if _plain(metric) in LOWER_IS_BETTER else (gap.low, gap.high)
-    judged = "better" if low > 0 else "worse" if high < 0 else "not better"
-    return f"The network is {judged} than {_article(name)}: {metric_words(metric)} {gap.text('+')}."
+    low, high = (-gap.high, -gap.low) if smaller_is_better(metric) else (gap.low, gap.high)
+    return "better" if low > 0 else "worse" if high < 0 else "not better"
 
 
-def words(metric: str) -> str:
-    """A metric's name as it stands in a sentence: "AUROC", "balanced accuracy of 'income'"."""
-    target, _, plain = metric.rpartition(".")
-    word = plain.upper() if plain in ACRONYMS else plain.replace("_", " ")
-    return f"{word} of '{target}'" if target else word
+def verdict(baselines: Tables, differences: Tables, metric: str) -> str:
+    """What `better` says, as one plain sentence with the difference."""
+    judged, name = better(baselines, differences, metric), strongest(baselines, metric)
+    if judged is None or name is None:
+        return f"There is no baseline to compare the network's {metric_words(metric)} with."
+    gap = differences[name][metric].text("+")
+    return f"The network is {judged} than {_article(name)}: {metric_words(metric)} {gap}."
 
 
 def results(
@@ -287,30 +289,40 @@ def results(
     Args:
         network: its outputs.
         baselines: name -> outputs of the same form; may be empty.
-        metric: the primary one; where it is not defined on these rows, the first that is takes its place.
+        metric: the primary one; where it is not defined on these rows, the first that is takes its place, and a
+            note says so.
         data, schema, seed, blocks, resamples, confidence: as for `evaluate`.
 
     Returns:
         test: metric -> value, low, high. baseline, difference: the same by name of the baseline. primary: the
-        metric of the verdict. verdict: a sentence. targets: what tables and pictures show of each target.
-        mistakes: the worst rows. notes: sentences about the intervals.
+        metric of the verdict. better: "better", "not better", "worse" or None. verdict: the same as a sentence.
+        targets: what tables and pictures show of each target. mistakes: the worst rows. notes: sentences about
+        the metrics and their intervals.
     """
     judged = _Judged.of({"network": network, **_checked(baselines)}, data, schema, seed, blocks, resamples, confidence)
     test = judged.table("network")
     tables = {name: judged.table(name) for name in baselines}
     differences = {name: judged.difference(name) for name in baselines}
-    metric = metric if metric in test else next(iter(test))
+    notes = judged.notes()
+    if metric not in test:
+        wanted, metric = metric, next(iter(test))
+        notes.insert(
+            0, f"{capital(metric_words(wanted))} is not defined on these rows; {metric_words(metric)} decides instead."
+        )
+    weight = row_weights(data)
     return {
         "test": _plain_table(test),
         "baseline": {name: _plain_table(table) for name, table in tables.items()},
         "difference": {name: _plain_table(table) for name, table in differences.items()},
         "primary": metric,
+        "better": better(tables, differences, metric),
         "verdict": verdict(tables, differences, metric),
         "targets": {
-            name: _details(item, network[name], encoded(data, name), seed) for name, item in schema.targets.items()
+            name: _details(item, network[name], encoded(data, name), weight, seed)
+            for name, item in schema.targets.items()
         },
         "mistakes": mistakes(network, data, schema),
-        "notes": judged.notes(),
+        "notes": notes,
     }
 
 
@@ -349,7 +361,8 @@ class _Judged:
             come in blocks.
         support: metric -> trials on which it rests.
         weight: (N,) float64 weight of each row.
-        quantile: of the normal distribution, for the confidence.
+        confidence: of the intervals.
+        alone: whether all rows are one block, so that they had to be resampled singly.
     """
 
     values: dict[str, dict[str, float]]
@@ -358,6 +371,7 @@ class _Judged:
     support: dict[str, float]
     weight: Tensor
     confidence: float
+    alone: bool = False
 
     @staticmethod
     def of(
@@ -367,7 +381,12 @@ class _Judged:
         targets = {name: encoded(data, name) for name in schema.targets}
         rows = len(data)
         _check(candidates, targets, rows, blocks)
+        units = rows if blocks is None else len(np.unique(blocks))
+        if alone := rows > 1 and units == 1:
+            units, blocks = rows, None
         weight = row_weights(data)
+        if weight is not None and not weight.any():
+            raise DataError("Every row to evaluate has the weight 0 (data.weight), so no figure is defined.")
         values = {name: _metrics(schema, batch, targets, weight) for name, batch in candidates.items()}
         parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in candidates}
         affordable = min(resamples, max(FEWEST, DRAWS // rows))
@@ -379,16 +398,15 @@ class _Judged:
             name: {metric: torch.cat([piece[metric] for piece in pieces]) for metric in pieces[0]}
             for name, pieces in parts.items()
         }
-        independent = blocks is None or len(np.unique(blocks)) == rows
+        independent = units == rows
         hits = {name: _hits(schema, batch, targets) if independent else {} for name, batch in candidates.items()}
-        units = rows if blocks is None else len(np.unique(blocks))
         support = {
             _metric_name(schema, target, metric): float(min(units, _support(item, targets[target])))
             for target, item in schema.targets.items() if item.kind in PROPORTION for metric in BOUNDED
         }  # fmt: skip
         once = torch.ones(rows, dtype=torch.float64) if weight is None else weight
         known = {name: {m: float(v) for m, v in table.items()} for name, table in values.items()}
-        return _Judged(known, draws, hits, support, once, confidence)
+        return _Judged(known, draws, hits, support, once, confidence, alone)
 
     def table(self, name: str) -> Table:
         """The estimates of one candidate; what is not defined is left out."""
@@ -410,12 +428,13 @@ class _Judged:
         return found
 
     def notes(self) -> list[str]:
-        """Sentences about intervals that rest on fewer resamples than the others."""
+        """Sentences about intervals that are too narrow, or rest on fewer resamples than the others."""
         draws = self.draws["network"]
         most = max(len(drawn) for drawn in draws.values())
         known = {metric: int(drawn.isfinite().sum()) for metric, drawn in draws.items()}
         told = [f"{metric_words(metric)} ({count})" for metric, count in known.items() if 0 < count < most]
-        return [f"Intervals rest on {most} resamples, except: {', '.join(told)}."] if told else []
+        notes = [f"Intervals rest on {most} resamples, except: {', '.join(told)}."] if told else []
+        return [*notes, ONE_BLOCK] if self.alone else notes
 
     def _interval(self, name: str, metric: str) -> tuple[float, float]:
         value, drawn = self.values[name][metric], self.draws[name][metric]
@@ -554,7 +573,8 @@ def _right(item: Field, output: Tensor, target: Tensor) -> Tensor:
 
 def _yes(item: Field, output: Tensor) -> Tensor:
     """(N, K) bool: the labels that are answered."""
-    return output.float().sigmoid() >= getattr(item, "threshold", 0.5)
+    threshold: float = item.threshold  # type: ignore[attr-defined]
+    return output.float().sigmoid() >= threshold
 
 
 def _support(item: Field, target: Tensor) -> float:
@@ -587,8 +607,8 @@ def _check(
                 count, first = int(broken.sum()), int(broken.int().argmax()) + 1
                 raise DataError(
                     f"The answer of {_article(candidate)} for '{name}' is not a finite number in {count} of "
-                    f"{rows} rows, first in row {first}. Train again with a smaller training.lr, or look for "
-                    "inputs of extreme size in that row."
+                    f"{rows} rows, first in row {first}. Train again with a smaller training.learning_rate, or "
+                    "look for inputs of extreme size in that row."
                 )
 
 
@@ -619,21 +639,23 @@ def _article(name: str) -> str:
 # What tables and pictures show of each target
 
 
-def _details(item: Field, output: Tensor, target: Tensor, seed: int) -> dict[str, Any]:
-    """What the report shows of one target."""
+def _details(item: Field, output: Tensor, target: Tensor, weight: Tensor | None, seed: int) -> dict[str, Any]:
+    """What the report shows of one target; "weighted" where its tables hold sums of weights."""
+    weighted = {"weighted": True} if weight is not None else {}
     if item.kind == "category":
         probability, names = output.double().softmax(1), list(item.state["classes"])
         return {
             "kind": item.kind,
             "class_names": names,
-            "classes": metrics.per_class(probability, target, names),
-            "confusion": metrics.confusion(probability, target).tolist(),
-            "reliability": metrics.reliability(probability, target),
+            "classes": breakdown.per_class(probability, target, names, weight),
+            "confusion": breakdown.confusion(probability, target, weight).tolist(),
+            "reliability": breakdown.reliability(probability, target, weight),
+            **weighted,
         }
     if item.kind == "labels":
         names = list(item.state["classes"])
-        lines = metrics.per_label(output.double().sigmoid(), target > 0.5, _yes(item, output), names)
-        return {"kind": item.kind, "class_names": names, "classes": lines}
+        lines = breakdown.per_label(output.double().sigmoid(), target > 0.5, _yes(item, output), names, weight)
+        return {"kind": item.kind, "class_names": names, "classes": lines, **weighted}
     if item.kind == "number":
         return {"kind": item.kind, "scatter": _scatter(item, output, target, seed)}
     return {"kind": item.kind}

@@ -10,7 +10,6 @@ kept_epoch, calibration                 what was deployed; how far its confidenc
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fathom.analysis.wording import finite
-from fathom.core import callbacks
-from fathom.core.errors import FathomError
+from fathom.core.callbacks import smaller_is_better
+from fathom.core.errors import DamagedError, FathomError
 from fathom.core.recipe import Recipe
 from fathom.core.run import RunFolder, read_json, read_lines
 
@@ -40,6 +39,7 @@ class Evidence:
         schema: schema.json.
         environment: environment.json.
         missing: file -> the sentence that says why it is not there.
+        damaged: those of the missing that are there, but cannot be trusted.
     """
 
     name: str = "run"
@@ -51,11 +51,12 @@ class Evidence:
     schema: Table = field(default_factory=dict)
     environment: Table = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    damaged: frozenset[str] = frozenset()
 
     @property
     def is_damaged(self) -> bool:
         """Whether there are results that cannot be trusted."""
-        return "is damaged" in self.missing.get("results.json", "")
+        return "results.json" in self.damaged
 
     def setting(self, key: str, default: Any = None) -> Any:
         """The recipe's value of a dotted key."""
@@ -85,22 +86,25 @@ class Evidence:
 def read_evidence(folder: RunFolder) -> Evidence:
     """Read all that the report needs; what cannot be read is told in `missing`."""
     missing: dict[str, str] = {}
+    damaged: set[str] = set()
     lines = read_lines(folder.file("metrics.jsonl"))
     if not lines:
         missing["metrics.jsonl"] = "No epoch was finished, so there is nothing to draw."
     recipe, text = _read_recipe(folder.file("recipe.toml"), missing)
     results, schema, environment = (
-        _read(folder.file(name), missing) for name in ("results.json", "schema.json", "environment.json")
+        _read(folder.file(name), missing, damaged) for name in ("results.json", "schema.json", "environment.json")
     )
-    name = folder.path.resolve().name
-    return Evidence(name, str(folder.path), results, lines, recipe, text, schema, environment, missing)
+    name, place = folder.path.resolve().name, str(folder.path)
+    return Evidence(name, place, results, lines, recipe, text, schema, environment, missing, frozenset(damaged))
 
 
-def _read(path: Path, missing: dict[str, str]) -> Table:
+def _read(path: Path, missing: dict[str, str], damaged: set[str]) -> Table:
     try:
         return read_json(path)
     except FathomError as error:
         missing[path.name] = str(error)
+        if isinstance(error, DamagedError):
+            damaged.add(path.name)
         return {}
 
 
@@ -132,7 +136,7 @@ def badness(metric: str, value: float | None) -> float:
     """A number that is the smaller, the better the value; infinite where there is none."""
     if value is None:
         return math.inf
-    return -value if callbacks.better(metric, 1.0, 0.0) else value
+    return value if smaller_is_better(metric) else -value
 
 
 def ranked(models: Mapping[str, Table], metric: str) -> list[str]:
@@ -148,9 +152,9 @@ def best_baseline(results: Table) -> str | None:
 
 
 def is_better(results: Table) -> bool | None:
-    """What the verdict says: the network is better, is not, or None where nothing was compared."""
-    found = re.search(r"\bis (better|worse|not better)\b", str(results.get("verdict") or ""))
-    return found.group(1) == "better" if found else None
+    """Whether the network is better than its baselines; None where nothing was compared."""
+    judged = results.get("better")
+    return None if judged is None else judged == "better"
 
 
 # ---- the weights that are deployed
@@ -158,15 +162,16 @@ def is_better(results: Table) -> bool | None:
 
 def kept_epoch(results: Table) -> int | None:
     """The epoch whose weights are deployed, where the results name one."""
-    found = re.search(r"\bepoch (\d{1,9})\b", str(results.get("kept") or ""))
-    return int(found.group(1)) if found else None
+    epoch = finite(results.get("kept_epoch"))
+    return None if epoch is None else int(epoch)
 
 
 class Calibration(NamedTuple):
     """How confidence compares with accuracy, averaged over the test rows.
 
     Args:
-        error: expected calibration error, the mean gap between the two (Naeini et al. 2015).
+        error: expected calibration error, the mean gap between the two (Naeini et al. 2015): that of the metrics,
+            since it comes from the same bins and weights.
         confidence, accuracy: their means.
     """
 
@@ -185,10 +190,10 @@ def calibration(target: Table) -> Calibration | None:
     bins = filled_bins(target)
     if not bins:
         return None
-    total = sum(item["rows"] for item in bins)
+    weights = [item.get("weight", item["rows"]) for item in bins]
 
     def mean(values: Sequence[float]) -> float:
-        return sum(item["rows"] * value for item, value in zip(bins, values, strict=True)) / total
+        return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
 
     confidence, accuracy = ([item[name] for item in bins] for name in ("confidence", "accuracy"))
     gaps = [abs(one - other) for one, other in zip(confidence, accuracy, strict=True)]

@@ -157,13 +157,13 @@ def layer_table(model: Model, batch: Batch) -> list[dict[str, Any]]:
     for name, module in model.named_modules():
         if not any(module.children()):
             handles.append(module.register_forward_hook(watch(name.removeprefix("module."))))
+    training = model.training
     try:
-        training = model.training
         model.eval()
         with torch.no_grad():
             model(batch)
-        model.train(training)
     finally:
+        model.train(training)
         for handle in handles:
             handle.remove()
     return lines

@@ -1,7 +1,6 @@
 """Watchers of training: they read, never write, and leave the random state as it was.
 
-    Log          metrics.jsonl and the loss of each epoch
-    Validate     metrics of the validation split after each epoch
+    History      loss and validation metrics of each epoch, metrics.jsonl
     Best         keeps a copy of the best weights
     EarlyStop    ends the run when nothing improves
     Checkpoint   writes all that a resume needs; on SIGTERM and SIGINT too
@@ -9,7 +8,7 @@
     TensorBoard  event files
     Deadline     ends the run when its minutes are over
 
-They share one `History`: the list of epochs so far. Order matters: Validate fills the epoch's line, the others read it.
+They share one `History`: the list of epochs so far. Order matters: it fills the epoch's line, the others read it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,13 @@ from fathom.core.run import CheckpointStore, disk_error
 
 
 class Watcher:
-    """A callback that does nothing; others override what they need."""
+    """A callback that does nothing; others override what they need.
+
+    Attributes:
+        stopped: whether it has ended the run: one that is killed afterwards must not train on when it is resumed.
+    """
+
+    stopped = False
 
     def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
         """Look at one step."""
@@ -193,7 +198,6 @@ class EarlyStop(Watcher):
     def __init__(self, best: Best, patience: int) -> None:
         self.best = best
         self.patience = patience
-        self.stopped = False
 
     def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
         """Count epochs since the best one."""
@@ -202,7 +206,7 @@ class EarlyStop(Watcher):
         return "end_run" if self.stopped else "continue"
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether it has ended the run: one that is killed afterwards must not train on when it is resumed."""
+        """Whether it has ended the run."""
         return {"stopped": self.stopped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -211,14 +215,29 @@ class EarlyStop(Watcher):
 
 
 class Deadline(Watcher):
-    """Ends the run when its minutes are over, should the planned steps take longer than the trial promised."""
+    """Ends the run when its minutes are over, should the planned steps take longer than the trial promised.
 
-    def __init__(self, minutes: float) -> None:
+    Args:
+        minutes: of training.
+        stop_after: the step at which they were over in the run that is repeated; it then counts instead of the clock.
+    """
+
+    def __init__(self, minutes: float, stop_after: int | None = None) -> None:
         self.seconds = minutes * 60
+        self.stop_after = stop_after
 
     def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
         """Look at the clock."""
-        return "end_run" if clock.seconds > self.seconds else "continue"
+        self.stopped = clock.seconds > self.seconds if self.stop_after is None else clock.total >= self.stop_after
+        return "end_run" if self.stopped else "continue"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it has ended the run."""
+        return {"stopped": self.stopped}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+        self.stopped = state["stopped"]
 
 
 class Checkpoint(Watcher):
@@ -229,15 +248,22 @@ class Checkpoint(Watcher):
         state: the whole state now.
         seconds: at most this much work is lost; 0 saves at every step.
         history: tells the end of an epoch.
+        command: by which the run goes on, told when a signal stops it.
     """
 
     def __init__(
-        self, store: CheckpointStore, state: Callable[[], Mapping[str, Any]], seconds: float, history: History
+        self,
+        store: CheckpointStore,
+        state: Callable[[], Mapping[str, Any]],
+        seconds: float,
+        history: History,
+        command: str = "fathom fit --resume RUN",
     ) -> None:
         self.store = store
         self.state = state
         self.seconds = seconds
         self.history = history
+        self.command = command
         self.signal: int | None = None
         self._last = time.monotonic()
         self._saved = -1
@@ -251,9 +277,7 @@ class Checkpoint(Watcher):
             self._save(clock)
         if self.signal is not None:
             name = signal.Signals(self.signal).name
-            raise Interrupted(
-                f"{name} came: the work is saved. Go on with: fathom fit --resume {self.store.folder.parent}"
-            )
+            raise Interrupted(f"{name} came: the work is saved. Go on with: {self.command}")
         return "continue"
 
     def at_end(self, clock: Clock, models: Mapping[str, Model]) -> None:

@@ -33,13 +33,14 @@ if TYPE_CHECKING:
     from fathom.core.recipe import Recipe
 
 __all__ = [
-    "ROW", "WEIGHT", "Algorithm", "Batch", "Callback", "Clock", "Columns", "Context", "Field", "Index", "Loss",
+    "PENALTY", "ROW", "WEIGHT", "Algorithm", "Batch", "Callback", "Clock", "Columns", "Context", "Field", "Index", "Loss",
     "Model", "Predictor", "Ragged", "Regularizer", "Schema", "Source", "Stage", "TensorSet", "Verdict",
     "epoch_order", "epoch_steps", "hyperparameter",
 ]  # fmt: skip
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (output, target) -> (B,), one value a row
 Verdict = Literal["continue", "end_stage", "end_run"]
+PENALTY = "fathom_penalty"  # attribute of a layer: its own {"l1": strength, "l2": strength}
 
 
 class Configured:
@@ -66,6 +67,8 @@ class Field(Configured, ABC):
     """
 
     kind: ClassVar[str]
+    files: ClassVar[bool] = False  # whether text in its columns names files, which are slow to decode
+    headline: ClassVar[str] = ""  # for targets; the metric that is shown while training, training.monitor where empty
     losses: ClassVar[dict[str, Loss]] = {}  # for targets; the first is the default
 
     def __init__(self, columns: Sequence[str], **options: Any) -> None:
@@ -167,11 +170,16 @@ class Schema:
 
     Args:
         special: group, time, weight, split, sensitive -> column name.
+        order: the source's columns that could be inputs, in its order, those left out included; what a row without
+            names is read by.
+        reading: column -> how its text is read ("number:comma"), where the words alone could mean another number.
     """
 
     inputs: dict[str, Field]
     targets: dict[str, Field] = field(default_factory=dict)
     special: dict[str, str] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    reading: dict[str, str] = field(default_factory=dict)
 
     def fields(self) -> dict[str, Field]:
         """Inputs and targets together."""
@@ -183,6 +191,8 @@ class Schema:
             "inputs": {name: item.to_json() for name, item in self.inputs.items()},
             "targets": {name: item.to_json() for name, item in self.targets.items()},
             "special": self.special,
+            "order": list(self.order),
+            "reading": self.reading,
         }
 
     @staticmethod
@@ -192,6 +202,8 @@ class Schema:
             {name: Field.from_json(item) for name, item in data["inputs"].items()},
             {name: Field.from_json(item) for name, item in data["targets"].items()},
             dict(data["special"]),
+            tuple(data.get("order", ())),
+            dict(data.get("reading", {})),
         )
 
 
@@ -234,6 +246,7 @@ class Model(nn.Module):
 
     Each input goes through its field's layer, the network gets the results in order, and its output is cut into the
     targets: a tensor is split along its last dimension, a tuple is matched in order, a dict is taken by name.
+    Beside batches it takes the encoded inputs as plain tensors, in order, and then answers plainly where it has one target.
 
     Args:
         schema: the role's inputs and targets, fitted.
@@ -247,10 +260,19 @@ class Model(nn.Module):
         self.preprocess = nn.ModuleList([item.layer() for item in schema.inputs.values()])
         self.module = module
 
-    def forward(self, batch: Batch) -> Batch:
-        """Named encoded inputs -> output (B, *outputs) by target name."""
+    def forward(self, batch: Batch | Tensor, *more: Tensor) -> Any:
+        """Named encoded inputs -> output (B, *outputs) by target name; plain tensors -> the output of the one target."""
+        if isinstance(batch, Tensor):
+            return self._plain(batch, *more)
         inputs = [layer(batch[name]) for name, layer in zip(self.input_names, self.preprocess, strict=True)]
         return self.split(self.module(*inputs))
+
+    def _plain(self, *tensors: Tensor) -> Any:
+        if len(tensors) != len(self.input_names):
+            names = ", ".join(self.input_names)
+            raise DataError(f"The network reads {names}, but {len(tensors)} tensors came. Give one for each, in this order.")
+        made = self.forward(dict(zip(self.input_names, tensors, strict=True)))
+        return next(iter(made.values())) if len(made) == 1 else made
 
     def split(self, output: Any) -> Batch:
         """Cut what the network returned into the targets."""
@@ -374,8 +396,14 @@ class Algorithm(Configured, ABC):
         """Make the optimizers and whatever else lasts; called once, at the end of `__init__`."""
 
     def stages(self, data: Mapping[str, TensorSet]) -> list[Stage]:
-        """What is trained on, and for how long. Pure: the same answer at every call."""
-        return [Stage("train", self.context.recipe.training.planned_steps(), data["train"])]
+        """What is trained on, and for how long. Pure: the same answer at every call.
+
+        Default: the recipe's [[stage]] tables on the training rows, or one stage where it has none.
+        """
+        recipe = self.context.recipe
+        if not recipe.stage:
+            return [Stage("train", recipe.training.planned_steps(), data["train"])]
+        return [Stage(table.name, table.planned_steps(), data["train"], dict(table.rates)) for table in recipe.stage]
 
     def batches(self, stage: Stage, start: int) -> Iterator[Batch]:
         """Endless batches, from step `start` on. Default: shuffled and augmented rows, each once an epoch."""
@@ -394,6 +422,15 @@ class Algorithm(Configured, ABC):
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Learn from one batch; return detached numbers to log, "loss" among them."""
+
+    def total(self, outputs: Batch, batch: Batch) -> Tensor:
+        """The loss that is trained, penalties apart, a scalar: of rows whose outputs are known.
+
+        Args:
+            outputs: target -> (B, *outputs).
+            batch: the encoded targets of these rows, and their `.weight` where there is one.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say what its loss on other rows is.")
 
     def finish(self, stage: Stage) -> None:
         """A stage has ended."""
@@ -463,8 +500,15 @@ class Predictor:
             for batch in data.batches(size):
                 moved = {name: tensor.to(device) for name, tensor in batch.items()}
                 for name, output in answer(moved).items():
-                    parts[name].append(output.float().cpu())
-        return {name: torch.cat(pieces) for name, pieces in parts.items()}
+                    parts[name].append(output.float().cpu() if output.is_floating_point() else output.cpu())
+        return {name: _joined(pieces) for name, pieces in parts.items()}
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    """The rows of all pieces; written texts (B, T) of unequal length are filled up with zeros."""
+    if len({piece.shape[1:] for piece in pieces}) == 1:
+        return torch.cat(list(pieces))
+    return nn.utils.rnn.pad_sequence([row for piece in pieces for row in piece], batch_first=True)
 
 
 class Callback(Protocol):

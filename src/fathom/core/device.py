@@ -80,6 +80,19 @@ def threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def check_threads(count: int | None) -> None:
+    """Refuse more threads than cores, which wait for each other.
+
+    Raises:
+        FathomError: says how many cores there are.
+    """
+    if count is not None and count > cores():
+        raise FathomError(
+            f"training.threads = {count} is more than the {cores()} cores here, and threads that share a core wait for each "
+            f"other. Give at most {cores()}, or leave it out to take the fastest."
+        )
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -31,9 +31,8 @@ def non_finite(algorithm: Algorithm, batch: Batch, step: int) -> NonFiniteError:
             layer = bad_layer(algorithm, batch)
         rate = algorithm.context.recipe.training.learning_rate
         where = f"layer '{layer}'" if layer else "the loss or its gradient"
-        cause = (
-            f"the learning rate {rate:g} is likely too high; try --lr {rate / 10:g}" if rate else "the learning rate"
-        )
+        lower = min(rate / 10, 0.01) if rate else 0.001
+        cause = f"the learning rate {rate:g} is likely too high; try --lr {lower:g}" if rate else "the learning rate"
         cause += ", or training.clip=1"
     return NonFiniteError(
         f"Training stopped at step {step + 1}: {where} is not finite. Likely cause: {cause}. "

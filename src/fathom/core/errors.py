@@ -16,8 +16,12 @@ RowFaults is different: the encoder's way to hand back the rows that it could no
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+
+CLOSE = 0.62  # of difflib: 'resnt' is near 'resnet'; 'nope' is not near 'wine'
 
 
 class FathomError(Exception):
@@ -75,9 +79,16 @@ class RowFaults(Exception):
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """The allowed name that is most like `name`, or None where nothing is near."""
     options = [str(option) for option in allowed]
-    by_lower = {option.lower(): option for option in options}
-    found = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    shared = os.path.commonprefix([name, *options]).rfind(".") + 1  # a section that all share makes nothing alike
+    by_lower = {option[shared:].lower(): option for option in options}
+    found = difflib.get_close_matches(name[shared:].lower(), by_lower, n=1, cutoff=CLOSE)
     return by_lower[found[0]] if found else None
+
+
+def hint(name: str, allowed: Iterable[str]) -> str:
+    """The nearest name in brackets, with a space before it; nothing where none is near."""
+    guess = nearest(name, allowed)
+    return f" (nearest: {guess})" if guess else ""
 
 
 def unknown(what: str, name: str, allowed: Iterable[str], where: str = "") -> str:

@@ -17,21 +17,18 @@ from itertools import islice
 
 from torch import Tensor
 
-from fathom.core.contract import Algorithm, Batch, Callback, Clock, Model, Stage, Verdict
+from fathom.core.contract import Algorithm, Batch, Callback, Clock, Stage, Verdict
 from fathom.core.device import Device
+from fathom.core.errors import NonFiniteError
 
 NonFinite = Callable[[Algorithm, Batch, int], Exception]
 LOOK_EVERY = 50  # steps between looks at the guard where looking waits for the device
 
 
 def train(
-    algorithm: Algorithm,
-    stages: Sequence[Stage],
-    callbacks: Sequence[Callback],
-    clock: Clock,
-    device: Device,
+    algorithm: Algorithm, stages: Sequence[Stage], callbacks: Sequence[Callback], clock: Clock, device: Device,
     non_finite: NonFinite,
-) -> None:
+) -> None:  # fmt: skip
     """Run the stages from where the clock stands.
 
     Args:
@@ -62,15 +59,9 @@ def train(
 
 
 def _run_stage(
-    algorithm: Algorithm,
-    stage: Stage,
-    callbacks: Sequence[Callback],
-    clock: Clock,
-    device: Device,
-    non_finite: NonFinite,
-) -> Verdict:
-    before = time.perf_counter()
-    autocast = device.autocast()
+    algorithm: Algorithm, stage: Stage, callbacks: Sequence[Callback], clock: Clock, device: Device, non_finite: NonFinite
+) -> Verdict:  # fmt: skip
+    before, autocast = time.perf_counter(), device.autocast()
     for batch in islice(algorithm.batches(stage, clock.step), stage.steps - clock.step):
         with autocast:
             metrics = algorithm.step(batch)
@@ -80,18 +71,28 @@ def _run_stage(
         now = time.perf_counter()
         clock.seconds, before = clock.seconds + now - before, now
         if device.reads_are_free or clock.step % LOOK_EVERY == 0 or clock.step == stage.steps:
-            for optimizer in algorithm.optimizers.values():
-                if optimizer.first_bad_step() >= 0:
-                    raise non_finite(algorithm, batch, optimizer.first_bad_step())
-        verdict = _ask(callbacks, clock, metrics, algorithm.models)
+            _look(algorithm, stage, batch, clock, non_finite)
+        try:
+            verdict = _ask(callbacks, algorithm, clock, metrics)
+        except NonFiniteError:  # of a checkpoint that was due; the cause can be told better
+            _look(algorithm, stage, batch, clock, non_finite)
+            raise
         if verdict != "continue":
+            _look(algorithm, stage, batch, clock, non_finite)
             return verdict
     return "continue"
 
 
-def _ask(
-    callbacks: Sequence[Callback], clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]
-) -> Verdict:
+def _look(algorithm: Algorithm, stage: Stage, batch: Batch, clock: Clock, non_finite: NonFinite) -> None:
+    """Stop where an update was not finite. The batch of an earlier step is made again, to be replayed."""
+    first = min((s for o in algorithm.optimizers.values() if (s := o.first_bad_step()) >= 0), default=clock.total)
+    if first < clock.total - 1:
+        batch = next(algorithm.batches(stage, first - (clock.total - clock.step)))
+    if first < clock.total:
+        raise non_finite(algorithm, batch, first)
+
+
+def _ask(callbacks: Sequence[Callback], algorithm: Algorithm, clock: Clock, metrics: Mapping[str, Tensor]) -> Verdict:
     """Every callback looks; the gravest verdict counts."""
-    verdicts = {callback.after_step(clock, metrics, models) for callback in callbacks}
+    verdicts = {callback.after_step(clock, metrics, algorithm.models) for callback in callbacks}
     return "end_run" if "end_run" in verdicts else "end_stage" if "end_stage" in verdicts else "continue"

@@ -13,7 +13,7 @@ waiting for it, and `bad_step` remembers the first time. The loop looks there.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from fathom.core import steppers
 from fathom.core.contract import Clock
-from fathom.core.errors import FathomError, nearest
+from fathom.core.errors import FathomError, hint, nearest
 from fathom.core.recipe import Training
 from fathom.core.steppers import Stepper
 
@@ -83,6 +83,7 @@ class Optimizer:
         Args:
             rates: parameter glob -> multiple of the learning rate; the last match counts, 0 freezes.
         """
+        self.check(rates)
         self.rates = dict(rates)
         chosen: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self._named_parameters():
@@ -92,19 +93,35 @@ class Optimizer:
                 decays = parameter.ndim > 1 and self.training.weight_decay > 0
                 key = (rate, decays, self._is_matrix(name, parameter))
                 chosen.setdefault(key, []).append(parameter)
-        if not chosen:
-            raise FathomError(f"Nothing is left to learn: the rates {self.rates} freeze every parameter.")
         self.groups = [_flatten(*key, parts) for key, parts in chosen.items()]
         self.steppers = [self._stepper(group) for group in self.groups]
         self.averages = [group.weights.detach().clone() for group in self.groups] if self.training.average else []
         self.updates = 0
 
+    def check(self, rates: Mapping[str, float]) -> None:
+        """Refuse rates that a stage could not begin with; nothing is changed.
+
+        Args:
+            rates: parameter glob -> multiple of the learning rate.
+
+        Raises:
+            FathomError: a parameter has no rate, a glob meets no parameter, or nothing is left to learn.
+        """
+        names = [name for name, _ in self._named_parameters()]
+        if not any(_rate(name, rates) > 0 for name in names):
+            raise FathomError(f"Nothing is left to learn: the rates {dict(rates)} freeze every parameter.")
+        for glob in rates if self.exclusive else ():  # another optimizer's parameters may be meant
+            if not any(fnmatchcase(name, glob) for name in names):
+                raise FathomError(f"The rates name '{glob}', but no parameter is called so. {_alike(glob, names)}")
+
     def _named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters under the names that `fathom plan` shows: those of the network itself stand without "module."."""
         seen: set[int] = set()
         for prefix, module in self.modules.items():
             for name, parameter in module.named_parameters():
                 if id(parameter) not in seen and parameter.is_floating_point():
                     seen.add(id(parameter))
+                    name = name.removeprefix("module.")
                     yield name if len(self.modules) == 1 else f"{prefix}.{name}", parameter
 
     def _is_matrix(self, name: str, parameter: nn.Parameter) -> bool:
@@ -208,7 +225,7 @@ class Optimizer:
         return {
             "rates": self.rates,
             "updates": self.updates,
-            "bad_step": self.bad_step,
+            "bad_step": self.first_bad_step(),
             "averages": {str(i): average for i, average in enumerate(self.averages)},
             "steppers": {str(i): stepper.state_dict() for i, stepper in enumerate(self.steppers)},
         }
@@ -217,8 +234,9 @@ class Optimizer:
         """Take it back; the weights must be loaded first."""
         self.begin(state["rates"])
         self.updates = state["updates"]
-        self.bad_step = state["bad_step"]
-        self.averages = [state["averages"][str(i)].clone() for i in range(len(state["averages"]))]
+        self.bad_step, self._bad = state["bad_step"], None
+        for i, average in enumerate(self.averages):  # in place, so that they stay on the device
+            average.copy_(state["averages"][str(i)])
         for i, stepper in enumerate(self.steppers):
             stepper.load_state_dict(state["steppers"][str(i)])
 
@@ -227,8 +245,14 @@ def _rate(name: str, rates: Mapping[str, float]) -> float:
     """The multiple of the rate for a parameter: that of the last glob that matches."""
     matching = [rate for glob, rate in rates.items() if fnmatchcase(name, glob)]
     if not matching:
-        raise FathomError(f"No rate matches the parameter '{name}'; add \"*\" = 1.0. Nearest: {nearest(name, rates)}.")
+        raise FathomError(f"No rate matches the parameter '{name}'; add \"*\" = 1.0{hint(name, rates)}.")
     return matching[-1]
+
+
+def _alike(glob: str, names: Sequence[str]) -> str:
+    """The parameter that was probably meant, or the first ones."""
+    guess = nearest(glob.strip("*."), {name.rpartition(".")[0] or name for name in names})
+    return f"Did you mean '{guess}.*'?" if guess else f"Parameters: {', '.join(names[:6])} ..."
 
 
 @torch.no_grad()

@@ -16,10 +16,9 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,21 +71,19 @@ class Prepared:
         self.sets = {name: self.store.subset(torch.from_numpy(index)) for name, index in self.splits.items()}
 
 
-def prepare(
-    source: Source, data: Data, seed: int, held_out: Callable[[Any, Any], dict[str, Index]] | None = None
-) -> Prepared:
+def prepare(source: Source, data: Data, seed: int) -> Prepared:
     """Read, divide, fit and encode.
 
     Args:
         source: where the rows come from.
         data: the recipe's table.
-        seed: of the division and of `data.limit`.
-        held_out: (unit, strata) -> splits, where the caller divides (folds); the source's or ours where None.
+        seed: of the division and of `data.limit`, where `data.split_seed` names none.
 
     Raises:
         DataError: too many rows are unreadable, a split is empty, splits hold the same rows, a column is missing.
     """
     start = time.perf_counter()
+    seed = seed if data.split_seed is None else data.split_seed
     columns, schema = source.columns(), source.schema()
     notes = source.notes()
     if columns.rows == 0:
@@ -103,11 +100,8 @@ def prepare(
     hashes = input_hashes(columns, schema)
     unit = split.units(hashes, codes(columns, schema.special.get("group")))
     strata = _strata(columns, schema)
-    if held_out is not None:
-        splits = held_out(unit, strata)
-    else:
-        splits, told = _splits(columns, schema, data, given, hashes, unit, strata, seed, source)
-        notes += told
+    splits, told = _splits(columns, schema, data, given, hashes, unit, strata, seed, source)
+    notes += told
     fit(schema, columns, splits["train"])
     fingerprint = _fingerprint(hashes, columns, schema)
     store, faults = encode(schema, columns, data.memory, fingerprint)
@@ -133,8 +127,7 @@ def _places(chosen: Index, index: Index) -> Index:
 
 def file_columns(schema: Schema, columns: Columns) -> set[str]:
     """The columns that hold paths of files."""
-    pictures = [name for item in schema.inputs.values() if item.kind == "image" for name in item.columns]
-    held = {name: columns[name] for name in pictures}
+    held = {name: columns[name] for item in schema.inputs.values() if item.files for name in item.columns}
     return {name for name, c in held.items() if not isinstance(c, np.ndarray) and pa.types.is_string(c.type)}
 
 
@@ -242,7 +235,7 @@ def _splits(
     columns: Columns, schema: Schema, data: Data, given: Mapping[str, Index], hashes: np.ndarray,
     unit: np.ndarray, strata: np.ndarray | None, seed: int, source: Source,
 ) -> tuple[dict[str, Index], list[str]]:  # fmt: skip
-    """The given splits, and what is missing of them cut from the training rows."""
+    """The given splits, and what is missing of them cut from the training rows; or those of one fold."""
     given = {name: index for name, index in given.items() if len(index)}
     names = {
         "train": str(source.location),
@@ -250,6 +243,13 @@ def _splits(
         "test": str(data.test or ""),
     }
     notes = split.check_given(given, hashes, {k: v for k, v in names.items() if v})
+    if data.fold is not None:
+        _refuse_folds(schema, data)
+        if "test" in given:
+            notes.append(
+                f"The given test split ({len(given['test']):,} rows) is set aside: no fold learns from it or is judged on it."
+            )
+        given = _one_fold(data.fold, given, unit, strata, seed)
     defaults = {"validation": split.VALIDATION, "test": split.TEST}
     shares = {
         name: value if isinstance(value := getattr(data, name), float) else defaults[name]
@@ -265,6 +265,38 @@ def _splits(
     if strata is not None and schema.targets:
         notes += _absent_classes(columns, schema, splits, strata)
     return {name: splits[name] for name in PARTS}, notes
+
+
+def _refuse_folds(schema: Schema, data: Data) -> None:
+    """Folds are shuffled and of equal size.
+
+    Raises:
+        DataError: the rows have an order, or the recipe asks for another share, or for a fold that is not there.
+    """
+    if data.fold is not None and not 1 <= data.fold[0] <= data.fold[1]:
+        raise DataError(f"data.fold = {list(data.fold)} is not allowed: write [k, K], the k-th of K parts, from 1 to K.")
+    if "time" in schema.special or windowed(schema):
+        order = f"'{schema.special['time']}' (data.time)" if "time" in schema.special else "their place in the series"
+        raise DataError(
+            f"Folds shuffle the rows, but {order} orders them: a fold would be judged on what came before the rows that "
+            "were learnt. Leave training.folds out; the last rows are then the test."
+        )
+    if isinstance(data.test, float):
+        raise DataError(
+            f"data.test = {data.test:g} has no meaning beside training.folds, where each fold is the test once; "
+            "leave one of them out."
+        )
+
+
+def _one_fold(
+    fold: tuple[int, int], given: Mapping[str, Index], unit: np.ndarray, strata: np.ndarray | None, seed: int
+) -> dict[str, Index]:
+    """One of K parts of the rows to learn from as the test, the others to learn from; a given validation split stays."""
+    number, count = fold
+    others = [index for name, index in given.items() if name != "train"]
+    rows = given.get("train", np.setdiff1d(np.arange(len(unit)), np.concatenate(others) if others else []))
+    held = split.folds(unit[rows], count, seed, None if strata is None else strata[rows])[number - 1]
+    return {**given, "train": np.delete(rows, held), "test": rows[held]}
 
 
 def _divided(
@@ -455,13 +487,14 @@ def _fingerprint(hashes: np.ndarray, columns: Columns, schema: Schema) -> str:
 
 def _write_cache(folder: Path, store: Mapping[str, Encoded], faults: Mapping[int, str]) -> None:
     """Write the store beside, then rename. A cache that cannot be written costs time, not the run."""
+    columns = {name: column for name, column in store.items() if isinstance(column, Tensor)}
+    if len(columns) < len(store):
+        return
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         beside.mkdir(parents=True, exist_ok=True)
         about = {}
-        for i, (name, column) in enumerate(store.items()):
-            if not isinstance(column, Tensor):
-                return
+        for i, (name, column) in enumerate(columns.items()):
             column.contiguous().numpy().tofile(beside / f"{i}.bin")
             about[name] = {
                 "file": f"{i}.bin",
@@ -472,6 +505,7 @@ def _write_cache(folder: Path, store: Mapping[str, Encoded], faults: Mapping[int
             beside / "about.json",
             sealed_json({"columns": about, "faults": {str(k): v for k, v in faults.items()}}),
         )
+        shutil.rmtree(folder, ignore_errors=True)  # one that is there was found damaged, or it would have been read
         os.replace(beside, folder)
     except (OSError, RunError):
         shutil.rmtree(beside, ignore_errors=True)

@@ -47,7 +47,7 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 class Section(BaseModel):
     """A table of the recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class Data(Section):
@@ -56,7 +56,7 @@ class Data(Section):
     location: str | None = Field(None, description="folder, file or name of a built-in set")
     target: list[str] | None = Field(None, description="columns to predict; guessed where None")
     input: list[str] | None = Field(None, description="columns to learn from; all others where None")
-    types: dict[str, str] = Field({}, description="column -> number, category, image, labels or ignore")
+    types: dict[str, str] = Field({}, description="column -> number, category, image, labels, text or ignore")
     group: str | None = Field(None, description="column whose equal values stay in one split")
     time: str | None = Field(None, description="column that orders the rows; the last become the test split")
     horizon: PositiveInt | None = Field(None, description="moments to forecast; the rows are then a series")
@@ -64,6 +64,10 @@ class Data(Section):
     validation: Share | str | None = Field(None, description="share of the rows, or a file or folder; 0.1 where None")
     test: Share | str | None = Field(None, description="share of the rows, or a file or folder; 0.2 where None")
     limit: PositiveInt | None = Field(None, description="use only this many rows, drawn by the seed")
+    split_seed: int | None = Field(None, ge=0, lt=2**31, description="of the division; training.seed where None")
+    fold: tuple[PositiveInt, PositiveInt] | None = Field(
+        None, description="[k, K]: the test rows are the k-th of K parts; stands in the recipes of training.folds' members"
+    )
     bad_rows: Probability = Field(0.01, description="share of unreadable rows that may be left out")
     memory: PositiveFloat = Field(4.0, description="GiB of encoded data kept in memory; more is memory-mapped")
     download: bool = Field(False, description="fetch a built-in set that is not on this machine")
@@ -77,6 +81,9 @@ class Training(Section):
     epochs: PositiveFloat | None = Field(None, description="passes over the training rows")
     steps: PositiveInt | None = Field(None, description="batches in all")
     minutes: PositiveFloat | None = Field(None, description="wall time of training")
+    stop_after: PositiveInt | None = Field(
+        None, description="steps after which the minutes were over, so that a repeat ends there too"
+    )
     batch: PositiveInt | None = Field(None, description="rows a step")
     tokens: PositiveInt | None = Field(None, description="tokens a step, filling included, instead of rows (texts)")
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "muon"] = "adamw"
@@ -120,12 +127,19 @@ class Training(Section):
 
 
 class StageTable(Section):
-    """One stretch of training; stages follow each other."""
+    """One stretch of training, in epochs or steps; stages follow each other, each with a schedule of its own."""
 
     name: str = "train"
     epochs: PositiveFloat | None = None
     steps: PositiveInt | None = None
-    rates: dict[str, NonNegativeFloat] = Field({"*": 1.0}, description="parameter glob -> multiple of the rate")
+    rates: dict[str, NonNegativeFloat] = Field(
+        {"*": 1.0}, description="parameter glob, as in `fathom plan` -> multiple of the rate; the last match counts"
+    )
+
+    def planned_steps(self) -> int:
+        """Steps of a resolved recipe."""
+        assert self.steps is not None, "the recipe is not resolved"
+        return self.steps
 
 
 class Recipe(Section):
@@ -159,15 +173,13 @@ class Recipe(Section):
         data = _section(Data, _field_options(tree.pop("data", {}), faults), "data", faults)
         network = _network(tree.pop("network", {}), faults)
         augment = _augment(tree.pop("augment", {}), faults)
-        stages = [
-            _section(StageTable, t, f"stage[{i}]", faults) for i, t in enumerate(_tables(tree.pop("stage", []), faults))
-        ]
+        stages = _stages(tree.pop("stage", []), training, faults)
         if training and name is None and (named := [key for key in tree if key in registry.algorithms]):
             name = named[0]  # its own table names it
             training = training.model_copy(update={"algorithm": training.algorithm or name})
         algorithm = _algorithm(tree, name, faults)
         known = ["data", "network", "training", "augment", "stage", *registry.algorithms.names()]
-        faults += [unknown("section", key, known) for key in tree]
+        faults += [_no_section(key, tree[key], known) for key in tree]
         if faults:
             raise RecipeError([f"{where}: {fault}" if where else fault for fault in faults])
         return Recipe(data=data, network=network, training=training, augment=augment, stage=stages, algorithm=algorithm)
@@ -179,8 +191,10 @@ class Recipe(Section):
             return tomllib.loads(path.read_text("utf-8"))
         except tomllib.TOMLDecodeError as error:
             raise FathomError(f"{path} is not valid TOML: {error}.") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise FathomError(f"The recipe {path} cannot be read: {error}.") from error
+        except OSError as error:
+            raise FathomError(f"The recipe {path} cannot be read: {error.strerror or error}.") from error
+        except UnicodeDecodeError as error:
+            raise FathomError(f"The recipe {path} cannot be read: it is not UTF-8 text ({error.reason}).") from error
 
     def tables(self) -> dict[str, Any]:
         """The recipe as nested tables, less what is None or empty; `parse` reads it back."""
@@ -200,6 +214,14 @@ class Recipe(Section):
         return Recipe.parse(merge(self.tables(), changes))
 
 
+def _no_section(name: str, table: Any, known: Sequence[str]) -> str:
+    """The sentence for a section that is not there; options of fields stand in `data`."""
+    if name not in registry.fields:
+        return unknown("section", name, known)
+    key = ".".join([name, *list(table)[:1]]) if isinstance(table, Mapping) else name
+    return f"There is no section '{name}'. Did you mean 'data.{key}'? Options of a kind of field stand in data."
+
+
 def _without_none(value: Any) -> Any:
     """Less what is None, and less tables that are empty."""
     if isinstance(value, dict):
@@ -211,6 +233,10 @@ def _without_none(value: Any) -> Any:
 def _section(model: type[Any], table: Any, where: str, faults: list[str]) -> Any:
     if not isinstance(table, Mapping):
         faults.append(f"{where} should be a table, but {table!r} came.")
+        return None
+    truths = registry.truth_faults(table, {key: info.annotation for key, info in model.model_fields.items()}, where)
+    if truths:
+        faults += truths
         return None
     try:
         return model.model_validate(dict(table))
@@ -229,7 +255,9 @@ def _section(model: type[Any], table: Any, where: str, faults: list[str]) -> Any
 def _explain(where: str, fault: Any, alternatives: Sequence[Any]) -> str:
     """One wrong value: what came, what is allowed, the nearest."""
     messages = list(dict.fromkeys(str(f["msg"]).removeprefix("Input should be ") for f in alternatives))
-    text = registry.sentence(where, {**fault, "loc": fault["loc"][:1], "msg": " or ".join(messages)})
+    if fault["loc"][0] in ("validation", "test"):
+        messages = [message.replace("a valid string", "a file or folder") for message in messages]
+    text = registry.sentence(where, {**fault, "loc": fault["loc"][:1], "msg": ", or ".join(messages)})
     choices = [
         part.strip(" '") for part in str(fault.get("ctx", {}).get("expected", "")).replace(" or ", ",").split(",")
     ]
@@ -238,27 +266,40 @@ def _explain(where: str, fault: Any, alternatives: Sequence[Any]) -> str:
 
 
 def _share_or_path(value: Any) -> Any:
-    """A flag brings text: "0.3" is a share, all else a path."""
+    """A flag brings text: "0.3" is a share, all else a path, which then holds from anywhere as the location does."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
-        return os.path.expandvars(os.path.expanduser(value))
+        path = os.path.expandvars(os.path.expanduser(value))
+        return str(Path(path).resolve()) if Path(path).exists() else path
 
 
 def _field_options(table: Any, faults: list[str]) -> Any:
     """Move `data.<kind>` tables into `data.fields`, checked against the field's hyperparameters."""
     if not isinstance(table, Mapping):
         return table
-    plain, options = dict(table), dict(table.get("fields", {}))
-    for key in list(plain):
-        if isinstance(plain[key], Mapping) and key in registry.fields:
-            options[key] = plain.pop(key)
+    plain, options = dict(table), {}
+    fields = plain.pop("fields", {})
+    if isinstance(fields, Mapping):
+        options = dict(fields)
+    else:
+        faults.append(f"data.fields should be a table, but {fields!r} came.")
+    for key in [key for key in plain if key in registry.fields]:
+        options[key] = plain.pop(key)
     for kind, given in options.items():
-        _, wrong = registry.fields[kind].options(given, f"data.{kind}")
-        faults += wrong
+        if kind not in registry.fields:
+            faults.append(unknown("kind of field", kind, registry.fields.names(), "data"))
+        elif not isinstance(given, Mapping):
+            faults.append(f"data.{kind} should be a table, but {given!r} came.")
+        else:
+            faults += registry.fields[kind].options(given, f"data.{kind}")[1]
     for key in ("target", "input"):
         if isinstance(plain.get(key), str):
             plain[key] = [name.strip() for name in plain[key].split(",")]
+        elif isinstance(plain.get(key), int) and not isinstance(plain[key], bool):
+            plain[key] = [str(plain[key])]  # a frame may number its columns
+        elif isinstance(plain.get(key), list | tuple):
+            plain[key] = [str(name) if isinstance(name, int) else name for name in plain[key]]
     for key in ("validation", "test"):
         if key in plain:
             plain[key] = _share_or_path(plain[key])
@@ -272,6 +313,9 @@ def _network(table: Any, faults: list[str]) -> dict[str, Any]:
     given = dict(table)
     name = given.get("name", "layers" if "layers" in given else None)
     if name is None or name == OWN:
+        return given
+    if not isinstance(name, str):
+        faults.append(f"network.name = {name!r} is not allowed: it should be one name, as in network.name=mlp.")
         return given
     if name not in registry.networks:
         faults.append(unknown("network", str(name), registry.networks.names(), "network.name"))
@@ -294,9 +338,11 @@ def _augment(table: Any, faults: list[str]) -> dict[str, Any]:
             faults.append(unknown("augmentation", name, registry.augmentations.names(), "augment"))
             continue
         low, high = registry.augmentations[name].about["range"]
-        number = isinstance(strength, int | float)
+        number = isinstance(strength, int | float) and not isinstance(strength, bool)
         if not (number and low <= strength <= high):
             faults.append(f"augment.{name} = {strength!r} is not allowed: it should be from {low} to {high}.")
+        elif isinstance(low, int) and strength != int(strength):
+            faults.append(f"augment.{name} = {strength!r} is not allowed: it counts pixels, so give a whole number.")
     return dict(table)
 
 
@@ -304,17 +350,31 @@ def _algorithm(tree: dict[str, Any], name: str | None, faults: list[str]) -> dic
     for other in [key for key in tree if key in registry.algorithms]:
         if name is not None and other != name:
             faults.append(f"The table [{other}] has no meaning here: the algorithm is {name}.")
-        options, wrong = registry.algorithms[other].options(tree.pop(other), other)
+        given = tree.pop(other)
+        if not isinstance(given, Mapping):
+            faults.append(f"{other} should be a table, but {given!r} came.")
+            continue
+        options, wrong = registry.algorithms[other].options(given, other)
         faults += wrong
         return options
     return registry.algorithms[name].options({}, name)[0] if name else {}
 
 
-def _tables(value: Any, faults: list[str]) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    faults.append(f"stage should be a list of tables, but {value!r} came.")
-    return []
+def _stages(tables: Any, training: Training | None, faults: list[str]) -> list[Any]:
+    """Stages, each of which says how long it takes; so `training` must not say it as well."""
+    if not isinstance(tables, list):
+        faults.append(f"stage should be a list of tables, but {tables!r} came.")
+        return []
+    stages = [_section(StageTable, table, f"stage[{i}]", faults) for i, table in enumerate(tables)]
+    for i, stage in enumerate(stages):
+        if stage is not None and (stage.epochs is None) == (stage.steps is None):
+            faults.append(f"stage[{i}] should say how long it takes, in epochs or in steps.")
+    total = sum((stage.steps or 0) for stage in stages if stage is not None)
+    for key in ("epochs", "steps", "minutes") if stages and training else ():
+        value = getattr(training, key)
+        if value is not None and (key, value) != ("steps", total):
+            faults.append(f"training.{key} has no meaning beside [[stage]] tables, which say how long each takes.")
+    return stages
 
 
 def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -323,9 +383,12 @@ def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     >>> merge({"training": {"epochs": 5}}, {"training.steps": 10})
     {'training': {'steps': 10}}
     """
+    wrong = [key for key in ("data", "network", "training", "augment") if not isinstance(tree.get(key, {}), Mapping)]
+    if wrong:
+        raise RecipeError([f"{key} should be a table, but {tree[key]!r} came." for key in wrong])
     result: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
     if any(change in BUDGETS for change in changes):
-        for key in BUDGETS:
+        for key in (*BUDGETS, "training.stop_after"):
             result.get("training", {}).pop(key.removeprefix("training."), None)
     if "network.name" in changes and changes["network.name"] != result.get("network", {}).get("name"):
         result["network"] = {}
@@ -376,7 +439,12 @@ def flag_changes(flags: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in flags.items():
         if value is None:
             continue
-        key = FLAGS[name].key if name in FLAGS else name
+        if name in ("valid", "test") and not isinstance(value, str | float | int | os.PathLike):
+            raise FathomError(
+                f"{name}= takes a share of the rows, a file or a folder, but a {type(value).__name__} came. Give data in "
+                "memory in one piece: fathom.fit({'train': (x, y), 'valid': (x, y), 'test': (x, y)})."
+            )
+        key = FLAGS[name].key if name in FLAGS else "data.download" if name == "download" else name
         if key in names:
             raise FathomError(f"'{key}' is given twice, as '{names[key]}' and '{name}'; leave one out.")
         names[key] = name

@@ -78,7 +78,10 @@ class Entry:
             if key not in self.hyperparameters
         ]
         fields: dict[str, Any] = {name: (knob.type, knob.default) for name, knob in self.hyperparameters.items()}
-        model = create_model("Options", __config__=ConfigDict(extra="ignore"), **fields)
+        model = create_model("Options", __config__=ConfigDict(extra="ignore", allow_inf_nan=False), **fields)
+        truths = truth_faults(given, {name: knob.type for name, knob in self.hyperparameters.items()}, where)
+        if truths:
+            return {}, faults + truths
         try:
             checked = model.model_validate(dict(given))
         except ValidationError as error:
@@ -175,10 +178,57 @@ def _hints(owner: Any, names: Mapping[str, Any]) -> dict[str, Any]:
 def sentence(where: str, fault: Any) -> str:
     """One pydantic fault as a sentence that names the key, what came and what is allowed."""
     key = ".".join([where, *[str(part) for part in fault["loc"] if not str(part).startswith("function")]])
-    came = fault.get("input")
-    message = str(fault["msg"])
-    message = message.removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{key} = {came!r} is not allowed: it should be {message}."
+    message = plain(str(fault["msg"]).removeprefix("Value error, "))
+    return f"{key} = {shown(fault.get('input'))} is not allowed: it should be {message}."
+
+
+PLAIN = {
+    "Input should be ": "",
+    ", unable to parse string as a number": "",
+    ", unable to parse string as an integer": "",
+    ", unable to interpret input": "",
+    ", got a number with a fractional part": ", without a fraction",
+    "a valid tuple": "a list, as [32]",
+    "a valid list": "a list",
+    "a valid dictionary": "a table",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "a valid integer": "a whole number",
+}
+
+
+def plain(message: str) -> str:
+    """What pydantic says, without the words of Python."""
+    for python, words in PLAIN.items():
+        message = message.replace(python, words)
+    return message
+
+
+def shown(value: Any) -> str:
+    """What came, in a sentence: a short value as it is, anything else by its type."""
+    if isinstance(value, Mapping):
+        return "a table"
+    if not isinstance(value, str | int | float | list | tuple | None):
+        return f"a {type(value).__name__}"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def truth_faults(given: Mapping[str, Any], types: Mapping[str, Any], where: str) -> list[str]:
+    """A sentence for each true or false that stands where a number belongs, which pydantic would take for 1 or 0."""
+    return [
+        f"{where}.{key} = {value!r} is not allowed: it should be a number."
+        for key, value in given.items()
+        if isinstance(value, bool) and key in types and _takes_numbers(types[key])
+    ]
+
+
+def _takes_numbers(kind: Any) -> bool:
+    """Whether a type takes numbers and no booleans."""
+    parts = [kind]
+    for part in parts:
+        parts.extend(typing.get_args(part))
+    return bool not in parts and (int in parts or float in parts)
 
 
 networks = Registry("network", "fathom.networks")

@@ -208,22 +208,40 @@ class CheckpointStore:
     def load(self) -> tuple[dict[str, Any] | None, list[str]]:
         """The newest state that is whole.
 
+        A damaged checkpoint that is passed over is set aside as "*.damaged", where it pushes out no good one.
+
         Returns:
             The state, None where nothing was saved yet; and a sentence for each damaged checkpoint passed over.
 
         Raises:
             DamagedError: there are checkpoints, and all are damaged.
+            RunError: the newest one that is whole is of another format.
         """
         notes: list[str] = []
+        damaged: list[Path] = []
         for path in reversed(self.paths()):
             try:
                 tensors, about = load_tensors(path)
-                return unflatten(json.loads(about["state"]), tensors), notes
+                state = unflatten(json.loads(about["state"]), tensors)
             except (RunError, KeyError, ValueError) as error:
                 notes.append(f"{error} The checkpoint before it is used instead.")
+                damaged.append(path)
+                continue
+            _check_format(path, about)
+            for rotten in damaged:
+                os.replace(rotten, rotten.with_name(f"{rotten.name}.damaged"))
+            return state, notes
         if notes:
             raise DamagedError(f"Every checkpoint in {self.folder} is damaged; nothing can be resumed. {REPAIR}")
         return None, notes
+
+
+def _check_format(path: Path, about: Mapping[str, str]) -> None:
+    if about.get("format") != str(FORMAT):
+        raise RunError(
+            f"{path} is a checkpoint of format {about.get('format')}; this Fathom reads format {FORMAT}. "
+            "Go on with the version of Fathom that began the run, or repeat the run from its recipe.toml."
+        )
 
 
 @dataclass(frozen=True)

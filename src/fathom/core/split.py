@@ -102,6 +102,9 @@ def divide(
     Raises:
         DataError: a part would be empty.
     """
+    if sum(shares.values()) >= 1:
+        given = " and ".join(f"data.{name} = {share:g}" for name, share in shares.items())
+        raise DataError(f"{given} leave no rows to learn from: shares must be less than 1 together.")
     rows = len(unit)
     if time is not None:
         parts = _by_time(time, shares)
@@ -111,9 +114,17 @@ def divide(
         if len(index) == 0:
             raise DataError(
                 f"The {name} split would be empty: {rows} rows, {len(np.unique(unit))} of them different, "
-                f"are too few for {dict(shares)}. Give more rows, or another share as data.{name}=0.3."
+                f"are too few for {dict(shares)}. Give more rows, or {_other_share(name, shares)}."
             )
     return parts
+
+
+def _other_share(empty: str, shares: Mapping[str, float]) -> str:
+    """What would fill an empty part: a larger share, or for the training rows a smaller one of another part."""
+    if empty in shares:
+        return f"another share as data.{empty}=0.3"
+    largest = max(shares, key=lambda name: shares[name])
+    return f"a smaller share as data.{largest}={shares[largest] / 2:g}"
 
 
 def _by_time(time: np.ndarray, shares: Mapping[str, float]) -> dict[str, Index]:

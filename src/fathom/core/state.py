@@ -14,10 +14,18 @@ from torch import Tensor
 
 from fathom.core.contract import Algorithm, Callback, Clock
 from fathom.core.device import random_state, set_random_state
+from fathom.core.errors import NonFiniteError
 
 
 def state_of(algorithm: Algorithm, clock: Clock, watchers: Mapping[str, Callback]) -> dict[str, Any]:
-    """Everything that decides what happens next, as nested tensors and JSON."""
+    """Everything that decides what happens next, as nested tensors and JSON.
+
+    Raises:
+        NonFiniteError: an update was not finite; what it left behind must not be taken up again.
+    """
+    for optimizer in algorithm.optimizers.values():
+        if optimizer.first_bad_step() >= 0:
+            raise NonFiniteError(f"The update of step {optimizer.first_bad_step() + 1} was not finite.")
     return {
         "clock": asdict(clock),
         "algorithm": {
@@ -42,7 +50,8 @@ def load_state(state: Mapping[str, Any], algorithm: Algorithm, clock: Clock, wat
     for name in algorithm.saved:
         _put(algorithm, name, inner["saved"][name])
     for name, watcher in watchers.items():
-        watcher.load_state_dict(state["watchers"][name])
+        if name in state["watchers"]:  # a watcher that came with a new budget begins here
+            watcher.load_state_dict(state["watchers"][name])
     set_random_state(state["random"])
 
 

@@ -112,7 +112,7 @@ class Columns(Mapping[str, Column]):
             if isinstance(pieces[0], np.ndarray):
                 joined[name] = np.concatenate(pieces)
             else:
-                joined[name] = pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks])
+                joined[name] = pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], pieces[0].type)
         return Columns(joined, sum(part.rows for part in parts))
 
 
@@ -352,3 +352,21 @@ class TensorSet:
         """Bytes of all columns."""
         tensors = [c if isinstance(c, Tensor) else c.values for c in self.columns.values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def end_to_end(data: TensorSet, name: str) -> tuple[Tensor, Tensor]:
+    """All values of a ragged column, row after row.
+
+    Returns:
+        (sum of lengths, ...) values, and (N + 1,) where each row begins among them.
+    """
+    column = data.columns[name]
+    assert isinstance(column, Ragged), "only rows of unequal length stand end to end"
+    rows = torch.arange(len(column)) if data.index is None else data.index
+    starts, lengths = column.offsets[rows], column.lengths()[rows]
+    ends = lengths.cumsum(0)
+    offsets = torch.cat([ends.new_zeros(1), ends])
+    if bool((starts[1:] == starts[:-1] + lengths[:-1]).all()):
+        return column.values[int(starts[0]) : int(starts[-1] + lengths[-1])], offsets
+    places = torch.arange(int(ends[-1])) + (starts - offsets[:-1]).repeat_interleave(lengths)
+    return column.values[places], offsets

@@ -1,12 +1,12 @@
 """Augmentations: pure functions on a batch, `f(batch, schema, generator, strength) -> batch`.
 
     geometry   flip, shift, crop, rotate, scale        what a picture shows does not change
-    colour     color
+    color      color
     erasing    cutout
     mixing     mixup, cutmix                           targets become soft
 
 `transform(...)` composes those that a recipe names. What it draws depends on (seed, step) alone, so that a resumed run
-draws the same.
+draws the same. What is drawn for a row holds for all pictures of that row.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ def transform(strengths: Mapping[str, float], schema: Schema, seed: int) -> Call
     if not chosen:
         return None
     if not image_names(schema):
+        first = next(name for name in ORDER if strengths.get(name))
         raise FathomError(
-            f"augment.{next(iter(strengths))} works on pictures, and the inputs are {', '.join(schema.inputs)}; leave it out."
+            f"augment.{first} works on pictures, and the inputs are {', '.join(schema.inputs)}; leave it out."
         )
 
     mixing = [name for name in ("mixup", "cutmix") if strengths.get(name)]
@@ -72,14 +73,26 @@ def _like(values: Tensor, original: Tensor) -> Tensor:
     return values
 
 
-def _uniform(generator: torch.Generator, count: int, low: float, high: float, like: Tensor) -> Tensor:
-    return (torch.rand(count, generator=generator) * (high - low) + low).to(like.device)
+def _rows(batch: Batch, schema: Schema) -> int:
+    return len(batch[image_names(schema)[0]])
+
+
+def _uniform(generator: torch.Generator, rows: int, low: float, high: float) -> Tensor:
+    """(B,) one number a row."""
+    return torch.rand(rows, generator=generator) * (high - low) + low
+
+
+def _matrices(rows: int, diagonal: Tensor) -> Tensor:
+    """(B, 2, 3) affine maps that scale both sides by `diagonal` (B,)."""
+    matrices = torch.zeros(rows, 2, 3)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = diagonal
+    return matrices
 
 
 @augmentation("flip", range=(0.0, 1.0))
 def flip(batch: Batch, schema: Schema, generator: torch.Generator, strength: float) -> Batch:
     """Mirror left and right with probability `strength`."""
-    mirrored = torch.rand(len(batch[image_names(schema)[0]]), generator=generator) < strength
+    mirrored = torch.rand(_rows(batch, schema), generator=generator) < strength
 
     def change(images: Tensor) -> Tensor:
         return torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
@@ -91,8 +104,7 @@ def flip(batch: Batch, schema: Schema, generator: torch.Generator, strength: flo
 def shift(batch: Batch, schema: Schema, generator: torch.Generator, strength: float) -> Batch:
     """Move by up to `strength` whole pixels each way; the edge is repeated."""
     most = int(strength)
-    rows = len(batch[image_names(schema)[0]])
-    moves = torch.randint(-most, most + 1, (2, rows), generator=generator)
+    moves = torch.randint(-most, most + 1, (2, _rows(batch, schema)), generator=generator)
 
     def change(images: Tensor) -> Tensor:
         _, channels, height, width = images.shape
@@ -107,35 +119,30 @@ def shift(batch: Batch, schema: Schema, generator: torch.Generator, strength: fl
 
 def _warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Resample (B, C, H, W) through (B, 2, 3) affine maps of the output onto the input."""
-    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    grid = F.affine_grid(matrices.to(images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
 
 
 @augmentation("crop", range=(0.0, 0.9))
 def crop(batch: Batch, schema: Schema, generator: torch.Generator, strength: float) -> Batch:
     """Cut out a part with at least `1 - strength` of each side and enlarge it."""
-
-    def change(images: Tensor) -> Tensor:
-        rows = len(images)
-        side = _uniform(generator, rows, 1 - strength, 1.0, images)
-        matrices = torch.zeros(rows, 2, 3, device=images.device)
-        matrices[:, 0, 0] = matrices[:, 1, 1] = side
-        matrices[:, 0, 2] = _uniform(generator, rows, -1, 1, images) * (1 - side)
-        matrices[:, 1, 2] = _uniform(generator, rows, -1, 1, images) * (1 - side)
-        return _warp(images, matrices)
-
-    return _each(batch, schema, change)
+    rows = _rows(batch, schema)
+    side = _uniform(generator, rows, 1 - strength, 1.0)
+    matrices = _matrices(rows, side)
+    matrices[:, 0, 2] = _uniform(generator, rows, -1, 1) * (1 - side)
+    matrices[:, 1, 2] = _uniform(generator, rows, -1, 1) * (1 - side)
+    return _each(batch, schema, lambda images: _warp(images, matrices))
 
 
 @augmentation("rotate", range=(0.0, 180.0))
 def rotate(batch: Batch, schema: Schema, generator: torch.Generator, strength: float) -> Batch:
     """Turn by up to `strength` degrees each way."""
+    rows = _rows(batch, schema)
+    angle = _uniform(generator, rows, -strength, strength) * math.pi / 180
 
     def change(images: Tensor) -> Tensor:
-        angle = _uniform(generator, len(images), -strength, strength, images) * math.pi / 180
         ratio = images.shape[3] / images.shape[2]
-        matrices = torch.zeros(len(images), 2, 3, device=images.device)
-        matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
+        matrices = _matrices(rows, angle.cos())
         matrices[:, 0, 1] = -angle.sin() / ratio
         matrices[:, 1, 0] = angle.sin() * ratio
         return _warp(images, matrices)
@@ -146,30 +153,25 @@ def rotate(batch: Batch, schema: Schema, generator: torch.Generator, strength: f
 @augmentation("scale", range=(0.0, 0.9))
 def scale(batch: Batch, schema: Schema, generator: torch.Generator, strength: float) -> Batch:
     """Enlarge or shrink by up to the share `strength`."""
-
-    def change(images: Tensor) -> Tensor:
-        factor = _uniform(generator, len(images), 1 - strength, 1 + strength, images)
-        matrices = torch.zeros(len(images), 2, 3, device=images.device)
-        matrices[:, 0, 0] = matrices[:, 1, 1] = 1 / factor
-        return _warp(images, matrices)
-
-    return _each(batch, schema, change)
+    rows = _rows(batch, schema)
+    matrices = _matrices(rows, 1 / _uniform(generator, rows, 1 - strength, 1 + strength))
+    return _each(batch, schema, lambda images: _warp(images, matrices))
 
 
 @augmentation("color", range=(0.0, 1.0))
 def color(batch: Batch, schema: Schema, generator: torch.Generator, strength: float) -> Batch:
     """Change brightness, contrast and saturation by up to the share `strength`."""
 
+    rows = _rows(batch, schema)
+    drawn = torch.stack([_uniform(generator, rows, 1 - strength, 1 + strength) for _ in range(3)])  # (3, B)
+
     def change(images: Tensor) -> Tensor:
-        rows = len(images)
-        light, contrast, saturation = (
-            _uniform(generator, rows, 1 - strength, 1 + strength, images)[:, None, None, None] for _ in range(3)
-        )
+        light, contrast, saturation = drawn.to(images.device)[:, :, None, None, None]  # (B, 1, 1, 1) each
         values = images.float() * light
         middle = values.mean((1, 2, 3), keepdim=True)
         values = middle + (values - middle) * contrast
-        grey = values.mean(1, keepdim=True)
-        return grey + (values - grey) * saturation
+        gray = values.mean(1, keepdim=True)
+        return gray + (values - gray) * saturation
 
     return _each(batch, schema, change)
 
@@ -177,20 +179,22 @@ def color(batch: Batch, schema: Schema, generator: torch.Generator, strength: fl
 @augmentation("cutout", range=(0.0, 0.9))
 def cutout(batch: Batch, schema: Schema, generator: torch.Generator, strength: float) -> Batch:
     """Cover a square of `strength` of the side with the picture's mean (DeVries & Taylor 2017)."""
+    rows = _rows(batch, schema)
+    center, side = torch.rand(2, rows, generator=generator), torch.full((rows,), strength)
 
     def change(images: Tensor) -> Tensor:
-        hidden = _boxes(images, generator, torch.full((len(images),), strength))
+        hidden = _boxes(images, center, side)
         mean = images.float().mean((2, 3), keepdim=True)
         return torch.where(hidden[:, None], mean, images.float())
 
     return _each(batch, schema, change)
 
 
-def _boxes(images: Tensor, generator: torch.Generator, side: Tensor) -> Tensor:
-    """(B, H, W) true inside a box of `side` (B,) of the picture's sides, its centre anywhere."""
-    rows, _, height, width = images.shape
+def _boxes(images: Tensor, center: Tensor, side: Tensor) -> Tensor:
+    """(B, H, W) true inside a box around `center` (2, B) of `side` (B,), both as shares of the picture's sides."""
+    height, width = images.shape[2:]
     ys, xs = torch.arange(height), torch.arange(width)
-    y, x = torch.rand(2, rows, generator=generator)
+    y, x = center
     inside_y = (ys - (y * height)[:, None]).abs() <= (side * height / 2)[:, None]  # (B, H)
     inside_x = (xs - (x * width)[:, None]).abs() <= (side * width / 2)[:, None]  # (B, W)
     return (inside_y[:, :, None] & inside_x[:, None, :]).to(images.device)
@@ -212,19 +216,21 @@ def mixup(batch: Batch, schema: Schema, generator: torch.Generator, strength: fl
 def cutmix(batch: Batch, schema: Schema, generator: torch.Generator, strength: float) -> Batch:
     """Paste a box of another row, and mix the targets by area (Yun et al. 2019)."""
     share, partner = _partners(batch, schema, generator, strength)
-    first = batch[image_names(schema)[0]]
-    pasted = _boxes(first, generator, (1 - share).sqrt())  # (B, H, W)
-    kept = 1 - pasted.float().mean((1, 2)).cpu()
+    center, side = torch.rand(2, len(share), generator=generator), (1 - share).sqrt()
+    kept = []  # (B,) of each picture; of several sizes, each rounds the box to its own pixels
 
     def change(images: Tensor) -> Tensor:
+        pasted = _boxes(images, center, side)  # (B, H, W)
+        kept.append(1 - pasted.float().mean((1, 2)).cpu())
         return torch.where(pasted[:, None], images[partner.to(images.device)], images)
 
-    return _mix_targets(_each(batch, schema, change), schema, kept, partner)
+    mixed = _each(batch, schema, change)
+    return _mix_targets(mixed, schema, torch.stack(kept).mean(0), partner)
 
 
 def _partners(batch: Batch, schema: Schema, generator: torch.Generator, strength: float) -> tuple[Tensor, Tensor]:
     """(B,) the share that each row keeps, and (B,) the row it is mixed with."""
-    rows = len(batch[image_names(schema)[0]])
+    rows = _rows(batch, schema)
     seed = int(torch.randint(2**31, (1,), generator=generator))
     share = torch.from_numpy(np.random.default_rng(seed).beta(strength, strength, rows).astype(np.float32))
     return torch.maximum(share, 1 - share), torch.randperm(rows, generator=generator)

@@ -1,7 +1,8 @@
 """Categories: words, booleans or small integers. As a target one column; as an input one or many.
 
 As an input, 0 stands for what was missing or never seen in training, so a new category has a defined place. As a target
-the codes run from 0 and an unknown class is a fault. Targets may also come as one-hot or soft rows (N, K).
+the codes run from 0 and an unknown class is a fault. A target may also come as an array of soft rows (N, K), which say
+the share of each class; a source hands one-hot rows over as class numbers.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from fathom.core.contract import Columns, Field, Loss, hyperparameter
-from fathom.core.errors import DataError, RowFaults, nearest
+from fathom.core.errors import DataError, RowFaults, hint
 from fathom.core.registry import fields
-from fathom.core.tensors import Column, to_list
+from fathom.core.tensors import Column
 from fathom.fields import losses
 from fathom.fields.metrics import classification
 
@@ -30,6 +31,7 @@ class Category(Field):
     """One of several classes; or, as an input, one or many columns of words."""
 
     kind = "category"
+    headline = "accuracy"
     losses: ClassVar[dict[str, Loss]] = {"cross_entropy": losses.cross_entropy, "focal": losses.focal}
     one_hot: int = hyperparameter(32, help="columns of more categories than this are embedded instead of one-hot")
     limit: int = hyperparameter(10_000, help="the most frequent categories that are kept of each input column")
@@ -53,18 +55,17 @@ class Category(Field):
     def fit(self, chunks: Iterable[Columns]) -> None:
         """The words of each column, sorted; numbers in their own order."""
         counts: list[Counter[str]] = [Counter() for _ in self.columns]
-        soft_width = 0
+        shares = 0  # K, where the target comes as soft rows
         for chunk in chunks:
             for name, counter in zip(self.columns, counts, strict=True):
                 column = chunk[name]
                 if isinstance(column, np.ndarray):
-                    soft_width = column.shape[1]
+                    shares = column.shape[1]
                 else:
                     counter.update(_count(column))
         words = [[word for word, _ in counter.most_common(self.limit)] for counter in counts]
         self.state = {"vocabularies": [sorted(column, key=_natural) for column in words]}
-        self.state["classes"] = [str(i) for i in range(soft_width)] or self.state["vocabularies"][0]
-        self.state["soft"] = bool(soft_width)
+        self.state["classes"] = [str(i) for i in range(shares)] or self.state["vocabularies"][0]
 
     def encode(self, columns: Columns, target: bool = False) -> Tensor:
         """Target: (N,) int64 class, or (N, K) float32 soft rows. Input: (N, columns) int32, 0 for unknown."""
@@ -72,7 +73,7 @@ class Category(Field):
 
     def _codes(self, columns: Columns) -> Tensor:
         parts = [
-            _lookup(columns[name], words) + 1
+            _lookup(_words(columns[name], name), words) + 1
             for name, words in zip(self.columns, self.state["vocabularies"], strict=True)
         ]
         return torch.from_numpy(np.column_stack(parts).astype(np.int32))
@@ -94,17 +95,22 @@ class Category(Field):
                 faults[row] = (
                     f"'{self.columns[0]}' is missing"
                     if word is None
-                    else f"'{self.columns[0]}' is '{word}', a class that no training row has "
-                    f"(nearest: {nearest(word, self.classes)})"
+                    else f"'{self.columns[0]}' is '{word}', a class that no training row has"
+                    f"{hint(word, self.classes)}"
                 )
             raise RowFaults(faults, torch.from_numpy(np.maximum(codes, 0)))
         return torch.from_numpy(codes)
 
     def _soft(self, rows: np.ndarray) -> Tensor:
-        """One-hot rows become classes; soft rows stay as they are."""
-        values = torch.from_numpy(rows.astype(np.float32))
-        one_hot = bool(((values == 0) | (values == 1)).all()) and bool((values.sum(1) == 1).all())
-        return values.argmax(1) if one_hot else values
+        """(N, K) float32 shares of the classes; rows that are no shares are faults."""
+        shares = torch.from_numpy(rows.astype(np.float32))
+        is_share = (rows >= 0).all(1) & (np.abs(rows.sum(1, dtype=np.float64) - 1) < 1e-3)  # nan is none either
+        if is_share.all():
+            return shares
+        wrong = np.flatnonzero(~is_share)
+        reason = f"'{self.columns[0]}' holds no shares of classes, which are 0 or more and sum to 1"
+        shares[wrong] = 0.0
+        raise RowFaults(dict.fromkeys(wrong.tolist(), reason), shares)
 
     def layer(self) -> nn.Module:
         """One-hot for few categories, a learned table for many."""
@@ -137,8 +143,8 @@ class Category(Field):
             return None
         if self.positive not in self.classes:
             raise DataError(
-                f"data.category.positive = '{self.positive}' is not a class of '{self.columns[0]}'; nearest: "
-                f"{nearest(self.positive, self.classes)}. Classes: {', '.join(self.classes[:10])}."
+                f"data.category.positive = '{self.positive}' is not a class of '{self.columns[0]}'"
+                f"{hint(self.positive, self.classes)}. Classes: {', '.join(self.classes[:10])}."
             )
         return self.classes.index(self.positive)
 
@@ -180,11 +186,16 @@ def _count(column: pa.ChunkedArray) -> dict[str, int]:
     return found
 
 
-def _lookup(column: Column, words: list[str]) -> np.ndarray:
+def _words(column: Column, name: str) -> pa.ChunkedArray:
+    """The column of an input, which holds one value a row."""
+    if isinstance(column, np.ndarray):
+        raise DataError(f"'{name}' has an array in each row {column.shape[1:]}; a category is one value a row.")
+    return column
+
+
+def _lookup(column: pa.ChunkedArray, words: list[str]) -> np.ndarray:
     """(N,) place of each value in `words`, -1 where it is missing or unknown."""
     place = {word: i for i, word in enumerate(words)}
-    if isinstance(column, np.ndarray):
-        return np.array([place.get(text(value) or "", -1) for value in to_list(column)], np.int64)
     parts = []
     for chunk in column.chunks:
         coded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()

@@ -3,12 +3,19 @@
 Every file is opened in the same way: formats from a list, a cap on pixels, EXIF orientation applied, CMYK and palettes
 turned into RGB, transparency laid on white, 16 bits scaled to 8. What cannot be read is a fault of its row, never a
 black picture.
+
+What the numbers of arrays mean is decided once, from the training rows, and kept as the state's `factor`, which turns
+them into bytes: 255 where they are shares (multiples of 1/255 up to 1), 1 where they are whole numbers from 0 to 255,
+and none where they are neither, which keeps them as they are. A later array is read by the same factor, and what does
+not fit it is a fault: one picture alone cannot say whether its 1 is white or nearly black.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any, Literal
@@ -28,6 +35,10 @@ MOST_PIXELS = 100_000_000
 WORKING_SIZE = 64  # of photos, unless data.image.size says otherwise
 SMALL = 64  # pictures up to this side, all of one size, are kept as they are
 SAMPLE = 2_000  # training rows that mean and spread are measured on
+PROBED = 64  # training rows that working size and channels are seen from
+SLICE = 1 << 24  # values looked at at once
+# What Pillow's decoders raise on damaged bytes: broken EXIF and TIFF tags end in any of these.
+DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, AttributeError, KeyError, IndexError)
 
 
 @fields.register("image")
@@ -35,8 +46,9 @@ class Image(Field):
     """One picture a row."""
 
     kind = "image"
+    files = True
     size: int | None = hyperparameter(None, help="side in pixels; small pictures of one size keep theirs")
-    channels: Literal[1, 3] | None = hyperparameter(None, help="1 grey or 3 colour; seen from the pictures")
+    channels: Literal[1, 3] | None = hyperparameter(None, help="1 gray or 3 color; seen from the pictures")
     fit_by: Literal["stretch", "crop", "pad"] = hyperparameter("stretch", help="how another shape becomes square")
 
     @property
@@ -46,41 +58,36 @@ class Image(Field):
 
     def fit(self, chunks: Iterable[Columns]) -> None:
         """Working size and channels, then the mean and spread of each channel."""
-        pixels: list[Tensor] = []
-        sizes: list[tuple[int, int]] = []
-        kept = 0
+        name = self.columns[0]
+        values = Values()
+        samples: list[Column] = []  # from every chunk, for rows are often sorted by class
         for chunk in chunks:
-            column = chunk[self.columns[0]]
-            wanted = max(1, SAMPLE // 4)
-            sample = (
-                column[:: max(1, len(column) // wanted)] if isinstance(column, np.ndarray) else _every(column, wanted)
-            )
+            column = chunk[name]
             if isinstance(column, np.ndarray):
-                self.state["shape"], self.state["float"] = (
-                    _array_shape(column, self),
-                    column.dtype != np.uint8,
-                )
-            elif "shape" not in self.state:
-                sizes = _probe(sample, self)
-                self.state["shape"], self.state["float"] = _file_shape(sizes, self), False
-            if kept < SAMPLE:
-                part = self._readable(sample)
-                kept += len(part)
-                pixels.append(part)
-        if not pixels or sum(len(part) for part in pixels) == 0:
+                values.see(column)
+            samples.append(_spaced(column, SAMPLE // 4 if len(samples) < 4 else PROBED))
+        if not samples:
+            raise DataError(f"No picture of '{name}' can be read.")
+        self.state = {"factor": values.factor()}
+        sample = _joined(samples)
+        if isinstance(sample, np.ndarray):
+            self.state["shape"] = _array_shape(sample, self)
+        else:
+            self.state["shape"] = _file_shape(*_probe(_spaced(sample, PROBED)), self)
+        self._measure(_spaced(sample, SAMPLE))
+
+    def _measure(self, sample: Column) -> None:
+        """Mean and spread of each channel."""
+        encoded, faults = self._encode(sample)
+        pixels = encoded[[row for row in range(len(encoded)) if row not in faults]].float()
+        if len(pixels) == 0:
             raise DataError(f"No picture of '{self.columns[0]}' can be read.")
-        values = torch.cat(pixels).float()
-        mean, deviation = values.mean((0, 2, 3)), values.std((0, 2, 3), correction=0)
+        mean, deviation = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0)
         self.state["mean"] = mean.tolist()
         self.state["std"] = torch.where(deviation > 1e-6, deviation, torch.ones(())).tolist()
 
-    def _readable(self, sample: Column) -> Tensor:
-        encoded, faults = self._encode(sample)
-        good = [row for row in range(len(encoded)) if row not in faults]
-        return encoded[good]
-
     def encode(self, columns: Columns, target: bool = False) -> Tensor:
-        """(N, C, H, W) uint8; float32 where the arrays were neither 0 to 255 nor 0 to 1."""
+        """(N, C, H, W) uint8; float32 where the arrays of training were neither 0 to 255 nor 0 to 1."""
         encoded, faults = self._encode(columns[self.columns[0]])
         if faults:
             raise RowFaults(faults, encoded)
@@ -88,7 +95,12 @@ class Image(Field):
 
     def _encode(self, column: Column) -> tuple[Tensor, dict[int, str]]:
         if isinstance(column, np.ndarray):
-            return self._arrays(column), {}
+            return self._arrays(column)
+        if self.state["factor"] is None:
+            raise DataError(
+                f"The model was trained on arrays whose numbers are neither 0 to 1 nor 0 to 255, so nothing says which "
+                f"number a byte of a picture file is. Give '{self.columns[0]}' as arrays like those of training."
+            )
         channels, height, width = self.shape
         encoded = np.zeros((len(column), channels, height, width), np.uint8)
         faults: dict[int, str] = {}
@@ -104,9 +116,14 @@ class Image(Field):
             list(pool.map(one, range(len(values)), values))
         return torch.from_numpy(encoded), faults
 
-    def _arrays(self, column: np.ndarray) -> Tensor:
-        """(N, H, W), (N, H, W, C) or (N, C, H, W) -> (N, C, H, W) at the working size."""
-        values = torch.from_numpy(np.ascontiguousarray(column))
+    def _arrays(self, column: np.ndarray) -> tuple[Tensor, dict[int, str]]:
+        """(N, H, W), (N, H, W, C) or (N, C, H, W) -> (N, C, H, W) at the working size, and the faulty rows."""
+        factor = self.state["factor"]
+        faults = _misfits(column, factor)
+        values = _as_float(column, faults) if factor is None else _as_bytes(column, factor, faults)
+        return self._resized(values).contiguous(), faults
+
+    def _resized(self, values: Tensor) -> Tensor:
         if values.ndim == 3:
             values = values[:, None]
         elif values.shape[1] not in (1, 3) and values.shape[-1] in (1, 3, 4):
@@ -114,44 +131,131 @@ class Image(Field):
         channels, height, width = self.shape
         if values.shape[1] != channels:
             values = (
-                values.float().mean(1, keepdim=True).to(values.dtype) if channels == 1 else values.expand(-1, 3, -1, -1)
+                _like(values.float().mean(1, keepdim=True), values) if channels == 1 else values.expand(-1, 3, -1, -1)
             )
-        if values.shape[2:] != (height, width):
-            resized = nn.functional.interpolate(values.float(), (height, width), mode="bilinear", antialias=True)
-            values = resized.round().clamp(0, 255).to(values.dtype) if values.dtype == torch.uint8 else resized
-        if not self.state["float"] and values.dtype != torch.uint8:
-            values = _to_bytes(values)
-        return values.float().contiguous() if self.state["float"] else values.contiguous()
+        if values.shape[2:] == (height, width):
+            return values
+        resized = nn.functional.interpolate(values.float(), (height, width), mode="bilinear", antialias=True)
+        return _like(resized, values)
 
     def layer(self) -> nn.Module:
         """uint8 -> standardized float, channels last in memory."""
         return Pixels(self.state["mean"], self.state["std"])
 
     def describe(self) -> str:
-        """Size and colour."""
+        """Size and color."""
         if "shape" not in self.state:
             return "pictures"
         channels, height, width = self.shape
-        return f"pictures, {'grey' if channels == 1 else 'colour'}, {height} x {width}"
+        kept = "; the numbers are kept as they are and standardized" if self.state["factor"] is None else ""
+        return f"pictures, {'gray' if channels == 1 else 'color'}, {height} x {width}{kept}"
 
 
-def _to_bytes(values: Tensor) -> Tensor:
-    """Numbers of a later array for a field that was fitted on bytes: 0 to 1 is stretched, 0 to 255 is rounded."""
-    values = values.float()
-    scaled = values * 255 if float(values.max()) <= 1.0 else values
-    return scaled.round().clamp(0, 255).to(torch.uint8)
+class Values:
+    """What the numbers of arrays are, seen over all training rows; files and bytes run from 0 to 255."""
+
+    def __init__(self) -> None:
+        self.low, self.high = 0.0, 0.0
+        self.is_whole = self.is_share = True
+
+    def see(self, column: np.ndarray) -> None:
+        """More rows (N, ...); a picture that holds what is not finite does not count."""
+        for _, part in slices(column):
+            if part.dtype.kind == "f":
+                flat = part.reshape(len(part), -1)
+                part = flat[np.isfinite(flat).all(1)]
+                self.is_whole = self.is_whole and bool((part == np.round(part)).all())
+            if part.size:
+                self.low, self.high = min(self.low, float(part.min())), max(self.high, float(part.max()))
+            if part.dtype.kind == "f" and self.high <= 1:
+                self.is_share = self.is_share and bool((np.abs(part - np.round(part * 255.0) / 255.0) <= 1e-6).all())
+
+    def factor(self) -> int | None:
+        """What turns them into bytes; None where nothing does without loss."""
+        if self.low < 0 or self.high > 255:
+            return None
+        if 0 < self.high <= 1 and self.is_share:
+            return 255
+        return 1 if self.is_whole else None
 
 
-def _every(column: Any, wanted: int) -> Any:
+def slices(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of an array, a bounded number of values at a time, each part with the number of its first row."""
+    size = max(1, SLICE // max(1, int(np.prod(array.shape[1:]))))
+    for start in range(0, len(array), size):
+        yield start, array[start : start + size]
+
+
+def _misfits(column: np.ndarray, factor: int | None) -> dict[int, str]:
+    """The rows whose numbers do not fit those of training."""
+    if column.dtype == np.uint8 and factor != 255:
+        return {}
+    faults: dict[int, str] = {}
+    for start, part in slices(column):
+        flat = part.reshape(len(part), -1)
+        low, high = (flat.min(1), flat.max(1)) if flat.shape[1] else (np.zeros(len(part)), np.zeros(len(part)))
+        misfit = ~np.isfinite(low) | ~np.isfinite(high)  # nan goes through both
+        if factor is not None:
+            misfit |= (low * 1.0 * factor < -0.5) | (high * 1.0 * factor >= 255.5)
+        if factor == 1 and part.dtype.kind == "f":
+            misfit |= (high <= 1) & (flat != np.round(flat)).any(1)
+        for row in np.flatnonzero(misfit).tolist():
+            faults[start + row] = _misfit(float(low[row]), float(high[row]), factor)
+    return faults
+
+
+def _misfit(low: float, high: float, factor: int | None) -> str:
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "the picture holds a value that is not a number or infinite"
+    came = f"the picture holds numbers from {low:g} to {high:g}, those of training are "
+    if factor == 255:
+        return f"{came}shares from 0 to 1{'; divide by 255' if low >= 0 and high <= 255 else ''}"
+    return f"{came}whole, from 0 to 255{'; multiply by 255' if low >= 0 and high <= 1 else ''}"
+
+
+def _as_float(column: np.ndarray, faults: Iterable[int]) -> Tensor:
+    values = torch.from_numpy(np.array(column, np.float32))
+    values[list(faults)] = 0.0
+    return values
+
+
+def _as_bytes(column: np.ndarray, factor: int, faults: Iterable[int]) -> Tensor:
+    if column.dtype == np.uint8 and factor == 1:
+        return torch.from_numpy(np.ascontiguousarray(column))
+    good = np.ones(len(column), bool)
+    good[list(faults)] = False
+    result = np.zeros(column.shape, np.uint8)
+    for start, part in slices(column):
+        rows = slice(start, start + len(part))
+        result[rows][good[rows]] = np.round(part[good[rows]] * float(factor))
+    return torch.from_numpy(result)
+
+
+def _like(values: Tensor, original: Tensor) -> Tensor:
+    """Float values in the type of the original."""
+    return values.round().clamp(0, 255).to(torch.uint8) if original.dtype == torch.uint8 else values
+
+
+def _spaced(column: Any, wanted: int) -> Any:
+    """About `wanted` rows from all over the column."""
     import pyarrow as pa
 
-    return column.take(pa.array(np.arange(0, len(column), max(1, len(column) // wanted))))
+    rows = np.arange(0, len(column), max(1, len(column) // max(1, wanted)))
+    return column[rows] if isinstance(column, np.ndarray) else column.take(pa.array(rows))
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    import pyarrow as pa
+
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return pa.chunked_array([chunk for part in parts for chunk in part.chunks], parts[0].type)
 
 
 def _array_shape(column: np.ndarray, item: Image) -> list[int]:
     if column.ndim == 3:
         channels, height, width = 1, column.shape[1], column.shape[2]
-    elif (column.shape[1] in (1, 3) and column.shape[-1] not in (1, 3, 4)) or column.shape[1] in (1, 3):
+    elif column.shape[1] in (1, 3):
         channels, height, width = column.shape[1:]
     else:
         height, width, channels = column.shape[1], column.shape[2], min(column.shape[3], 3)
@@ -160,25 +264,23 @@ def _array_shape(column: np.ndarray, item: Image) -> list[int]:
     return [item.channels or channels, height, width]
 
 
-def _probe(sample: Any, item: Image) -> list[tuple[int, int]]:
-    """Sizes of a sample, and whether all of it is grey (kept in the state)."""
-    sizes, grey = [], True
-    for value in to_list(sample)[:64]:
+def _probe(sample: Any) -> tuple[list[tuple[int, int]], bool]:
+    """Sizes of a sample, and whether all of it is gray."""
+    sizes, gray = [], True
+    for value in to_list(sample):
         try:
             picture = open_picture(value)
         except UnreadableError:
             continue
         sizes.append(picture.size)
-        if grey and picture.mode != "L":
+        if gray and picture.mode != "L":
             small = np.asarray(picture.resize((32, 32)), np.int16)
-            grey = bool(np.abs(small - small.mean(2, keepdims=True)).max() <= 2)
-    item.state["grey"] = grey
-    return sizes
+            gray = bool(np.abs(small - small.mean(2, keepdims=True)).max() <= 2)
+    return sizes, gray
 
 
-def _file_shape(sizes: list[tuple[int, int]], item: Image) -> list[int]:
-    channels = item.channels or (1 if item.state.pop("grey") else 3)
-    item.state.pop("grey", None)
+def _file_shape(sizes: list[tuple[int, int]], gray: bool, item: Image) -> list[int]:
+    channels = item.channels or (1 if gray else 3)
     if not sizes:
         raise DataError(f"None of the first pictures of '{item.columns[0]}' can be read; are they pictures?")
     if item.size:
@@ -194,7 +296,7 @@ class UnreadableError(Exception):
 
 
 def open_picture(value: Any) -> Any:
-    """Open a path, bytes or Pillow image as an upright RGB or grey Pillow image.
+    """Open a path, bytes or Pillow image as an upright RGB or gray Pillow image.
 
     Raises:
         UnreadableError: says why.
@@ -206,9 +308,13 @@ def open_picture(value: Any) -> Any:
         raise UnreadableError("there is no picture")
     if isinstance(value, dict):  # Hugging Face's struct of bytes and path
         value = value.get("bytes") or value.get("path")
+        if value is None:
+            raise UnreadableError("there is neither a picture nor a path of one")
+    given = isinstance(value, Pillow.Image)
+    if not given and not isinstance(value, str | os.PathLike | bytes):
+        raise UnreadableError(f"a path or an encoded picture is expected, but {value!r:.40} came")
     try:
         file = io.BytesIO(value) if isinstance(value, bytes) else value
-        given = isinstance(value, Pillow.Image)
         with nullcontext(value) if given else Pillow.open(file, formats=FORMATS) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise UnreadableError(
@@ -217,7 +323,7 @@ def open_picture(value: Any) -> Any:
             if picture.format == "JPEG":
                 picture.draft(None, (1024, 1024))  # decodes huge photos at a half or a quarter
             picture.load()
-            return _plain(ImageOps.exif_transpose(picture))
+            return _plain(ImageOps.exif_transpose(picture), picture.format)
     except FileNotFoundError:
         raise UnreadableError("the file is missing") from None
     except Pillow.DecompressionBombError:
@@ -227,25 +333,30 @@ def open_picture(value: Any) -> Any:
         raise UnreadableError(
             "the file is empty" if empty else f"it is not a picture in {', '.join(FORMATS)}"
         ) from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except DAMAGED as error:
         raise UnreadableError(f"it is damaged ({error})") from None
 
 
 def _size(path: str) -> int:
-    import os
-
     return os.path.getsize(path)
 
 
-def _plain(picture: Any) -> Any:
-    """Any mode -> "L" or "RGB"."""
+def _plain(picture: Any, form: str | None) -> Any:
+    """Any mode -> "L" or "RGB".
+
+    Raises:
+        UnreadableError: the numbers have no known range, so nothing says which of them is white.
+    """
     from PIL import Image as Pillow
 
-    if picture.mode.startswith("I") or picture.mode == "F":
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and form in ("PNG", "PPM")):  # these end at 16 bits
         values = np.asarray(picture, np.float32)
-        deep = picture.mode.startswith("I;16") or values.max() > 255
-        top = 65535.0 if deep else 255.0
-        return Pillow.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))
+        return Pillow.fromarray((values.clip(0, 65535) / 65535 * 255).round().astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise UnreadableError(
+            f"it holds {'32-bit whole' if picture.mode == 'I' else 'floating-point'} numbers, whose range is not known; "
+            "save it with 8 or 16 bits, or give an array"
+        )
     if picture.mode == "P":
         picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
     if picture.mode in ("LA", "PA", "La"):

@@ -6,14 +6,13 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from fathom.core.contract import Columns, Field, Loss, hyperparameter
 from fathom.core.errors import RowFaults
 from fathom.core.registry import fields
-from fathom.core.tensors import to_list
+from fathom.core.tensors import is_list, to_list
 from fathom.fields import losses
 from fathom.fields.metrics import multilabel
 
@@ -26,6 +25,7 @@ class Labels(Field):
     """Several labels, each of which a row has or has not."""
 
     kind = "labels"
+    headline = "f1"
     losses: ClassVar[dict[str, Loss]] = {
         "binary_cross_entropy": losses.binary_cross_entropy,
         "focal": losses.binary_focal,
@@ -50,7 +50,7 @@ class Labels(Field):
             column = chunk[self.columns[0]]
             if isinstance(column, np.ndarray):
                 found.update(str(i) for i in range(column.shape[1]))
-            elif _is_list(column):
+            elif is_list(column.type):
                 found.update(str(word) for row in to_list(column) for word in row or ())
         self.state = {"classes": sorted(found) if found or columns == 1 else list(self.columns)}
         self.state["from_columns"] = not found and columns > 1
@@ -61,26 +61,36 @@ class Labels(Field):
         if isinstance(first, np.ndarray):
             return torch.from_numpy(first.astype(np.float32))
         encoded = torch.zeros(columns.rows, len(self.state["classes"]))
-        faults: dict[int, str] = {}
-        if self.state["from_columns"]:
-            for place, name in enumerate(self.columns):
-                for row, value in enumerate(to_list(columns[name])):
-                    if value in YES:
-                        encoded[row, place] = 1.0
-                    elif value not in NO:
-                        faults[row] = f"'{name}' is {value!r}, neither yes nor no"
-        else:
-            place_of = {word: i for i, word in enumerate(self.state["classes"])}
-            for row, words in enumerate(to_list(first)):
-                unseen = [str(word) for word in words or () if str(word) not in place_of]
-                if unseen:
-                    faults[row] = f"'{self.columns[0]}' holds '{unseen[0]}', a label that no training row has"
-                for word in words or ():
-                    if str(word) in place_of:
-                        encoded[row, place_of[str(word)]] = 1.0
+        faults = self._flags(columns, encoded) if self.state["from_columns"] else self._words(to_list(first), encoded)
         if faults and target:
             raise RowFaults(faults, encoded)
         return encoded
+
+    def _flags(self, columns: Columns, encoded: Tensor) -> dict[int, str]:
+        """Fill (N, K) from a column a label; the rows that say neither yes nor no."""
+        faults: dict[int, str] = {}
+        for place, name in enumerate(self.columns):
+            for row, value in enumerate(to_list(columns[name])):
+                if value in YES:
+                    encoded[row, place] = 1.0
+                elif value not in NO:
+                    faults[row] = f"'{name}' is {value!r}, neither yes nor no"
+        return faults
+
+    def _words(self, rows: list[Any], encoded: Tensor) -> dict[int, str]:
+        """Fill (N, K) from lists of words; the rows that are missing or hold an unknown label."""
+        faults: dict[int, str] = {}
+        place_of = {word: place for place, word in enumerate(self.state["classes"])}
+        for row, words in enumerate(rows):
+            if words is None:
+                faults[row] = f"'{self.columns[0]}' is missing (a row without any label is an empty list)"
+                continue
+            for word in map(str, words):
+                if word in place_of:
+                    encoded[row, place_of[word]] = 1.0
+                else:
+                    faults[row] = f"'{self.columns[0]}' holds '{word}', a label that no training row has"
+        return faults
 
     def decode(self, output: Tensor) -> list[Any]:
         """The labels above the threshold, and the probability of each."""
@@ -102,7 +112,3 @@ class Labels(Field):
     def describe(self) -> str:
         """The labels."""
         return f"{len(self.state.get('classes', []))} labels at once"
-
-
-def _is_list(column: pa.ChunkedArray) -> bool:
-    return pa.types.is_list(column.type) or pa.types.is_large_list(column.type)

@@ -27,7 +27,7 @@ from fathom.fields import losses
 from fathom.fields.metrics import regression
 
 LEAST = 1e-30  # a smaller spread than this is none: its inverse has to fit into float32
-DIGITS = 5  # decimal places of the leading digit that survive float32
+DIGITS = 6  # digits after the leading one that survive float32
 
 
 @fields.register("number")
@@ -35,6 +35,7 @@ class Number(Field):
     """One or many numeric columns."""
 
     kind = "number"
+    headline = "r2"
     losses: ClassVar[dict[str, Loss]] = {"mse": losses.mse, "mae": losses.mae, "huber": losses.huber}
     clip: float = hyperparameter(10.0, help="inputs further from the mean than this many standard deviations are cut")
 

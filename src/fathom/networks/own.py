@@ -41,12 +41,20 @@ class Own(nn.Module):
         """Whatever the module returns, made into two logits where it gives one."""
         if self.channels_last:
             inputs = tuple(x.permute(0, 2, 3, 1) if x.ndim == 4 else x for x in inputs)
-        # Pictures come in channels-last memory, which the usual `x.view(len(x), -1)` cannot read.
-        output = self.own(*(x.contiguous() for x in inputs))
+        output = self.own(*map(in_order, inputs))
         if self.pair and isinstance(output, Tensor):
             logit = output.reshape(len(output), 1)
             return torch.cat([torch.zeros_like(logit), logit], 1)  # the softmax of (0, z) is the sigmoid of z
         return output
+
+
+def in_order(x: Tensor) -> Tensor:
+    """The same values in the order of the dimensions, as tutorials expect: they read pictures by `x.view(len(x), -1)`.
+
+    Ours come channels-last. With one channel that is in order already, except in its strides, by which convolutions
+    choose the order of what they return; a view of all numbers forgets them.
+    """
+    return x.reshape(-1).view(x.shape)
 
 
 def adopt(module: nn.Module, schema: Schema, samples: list[Tensor]) -> Own:

@@ -12,6 +12,7 @@ In comments: B rows, T steps, S source steps, H units.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -25,7 +26,7 @@ from fathom.networks.sequence import PoolName, StepEmbedding, is_sequence, pool,
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 CellName = Literal["rnn", "lstm", "gru"]
-CELLS: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
+CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
 def cells(cell: str, inputs: int, units: int, layers: int = 1, dropout: float = 0.0) -> nn.RNNBase:

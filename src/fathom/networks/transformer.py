@@ -290,7 +290,8 @@ class TransformerHead(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """(B, T) tokens or (B, T, F) values, and (B, ...) others -> (B, outputs)."""
-        vector = pool(*self.encoder(inputs[self.place]), self.pooling)
+        states, exists = self.encoder(inputs[self.place])
+        vector = pool(states, exists, self.pooling)
         others = [x.flatten(1) for i, x in enumerate(inputs) if i != self.place]
         return self.head(torch.cat([self.dropout(vector), *others], 1))
 

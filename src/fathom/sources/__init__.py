@@ -55,8 +55,9 @@ def _single(location: Any, options: Data, like: Schema | None = None) -> Source:
 def _build(make: Any, location: Any, options: Data, like: Schema | None) -> Source:
     from fathom.sources.tables import Tables, reading_of
 
-    reads_text = make is Tables and like is not None
-    made: Source = Tables(location, options, reading_of(like)) if reads_text and like else make(location, options)
+    if make is Tables and like is not None:
+        return Tables(location, options, reading_of(like))
+    made: Source = make(location, options)
     return made
 
 
@@ -66,7 +67,7 @@ def _not_read(location: Any) -> str:
     from fathom.sources.guess import IMAGES
     from fathom.sources.tables import SUFFIXES
 
-    tables = f"Known extensions: {', '.join(SUFFIXES)} (also .gz), .npz"
+    tables = f"Known extensions: {', '.join(SUFFIXES)}, .txt (also .gz), .npz"
     known = f"{tables}; or a folder of pictures ({', '.join(IMAGES[:3])}, ...)."
     if not isinstance(location, str):
         return (
@@ -140,6 +141,7 @@ class Joined(Source):
 
     def _read(self) -> Columns:
         from fathom.sources.tables import Tables, align, reading_of, require
+        from fathom.sources.texts import Texts
 
         first, schema = self.main.columns(), self.main.schema()
         reading = reading_of(self._like) if self._like else reading_of(schema, first)
@@ -154,7 +156,7 @@ class Joined(Source):
             if isinstance(source, Tables):
                 self._notes += [f"{path}: {note}" for note in source.reading_notes]
             require(parts[part], needed, path)
-            if source.given_splits():
+            if source.given_splits() and not isinstance(source, Texts):  # which are cut from a file, not named by it
                 self._notes.append(f"{path} has parts of its own; all of its rows are {part} rows.")
         shared = [name for name in first if name in needed or all(name in part for part in parts.values())]
         pieces = [first.select(shared), *(part.select(shared) for part in parts.values())]
@@ -187,7 +189,8 @@ def read_inputs(inputs: Sequence[Any], schema: Schema) -> tuple[Columns, list[st
     """Raw inputs of `predict` as the columns that a fitted schema reads.
 
     Args:
-        inputs: picture files, folders, tables, frames, arrays, dicts, or lists of values.
+        inputs: picture files, folders, tables, frames, arrays, dicts, or lists of values; for a model of one text
+            also the texts themselves.
         schema: fitted.
 
     Returns:
@@ -197,21 +200,50 @@ def read_inputs(inputs: Sequence[Any], schema: Schema) -> tuple[Columns, list[st
         DataError: an input does not exist, lacks a column, or cannot be read.
     """
     from fathom.sources.images import Images
-    from fathom.sources.tables import Tables
+    from fathom.sources.tables import Tables, align
+    from fathom.sources.texts import text_rows
 
-    items = [os.fspath(item) if isinstance(item, os.PathLike) else item for item in inputs]
+    kinds = [item.kind for item in schema.inputs.values()]
+    items = [part for item in inputs for part in _unpacked(item, kinds)]
     if not items:
         raise DataError("Nothing came to predict. Give files, folders, dicts or lists of values.")
     if all(isinstance(item, int | float) for item in items):
         items = [items]  # the values of one row
-    kinds = [item.kind for item in schema.inputs.values()]
+    if kinds == ["text"]:
+        return text_rows(items, schema)
     if kinds == ["image"] and not any(_is_tabular(item) for item in items):
         columns = Images.read_rows(items, schema)
     else:
         for item in items:
             _require_table(item)
-        columns = _rows(items, schema) if any(_is_array(item) for item in items) else Tables.read_rows(items, schema)
+        if not any(_is_array(item) for item in items):
+            parts = [Tables.read_one(item, schema, i) for i, item in enumerate(items)]
+            return Columns.concatenate(align(parts)), _numbered(items, [part.rows for part in parts])
+        columns = _rows(items, schema)
     return columns, _row_names(columns, kinds, items)
+
+
+def _unpacked(item: Any, kinds: Sequence[str]) -> list[Any]:
+    """A list of files, rows or arrays as its parts, and one row of a frame (a pandas Series) as a dict."""
+    if isinstance(item, os.PathLike):
+        return [os.fspath(item)]
+    if hasattr(item, "to_dict") and getattr(item, "ndim", 2) == 1:
+        return [{str(name): value for name, value in item.to_dict().items()}]
+    if not isinstance(item, list | tuple) or not item:
+        return [item]
+    if all(isinstance(part, str) for part in item):  # of a table it may be the words of one row
+        return list(item) if kinds in (["image"], ["text"]) or all(map(_is_tabular, item)) else [item]
+    whole = all(isinstance(part, os.PathLike | Mapping) or _is_array(part) for part in item)
+    return [os.fspath(part) if isinstance(part, os.PathLike) else part for part in item] if whole else [item]
+
+
+def _numbered(items: Sequence[Any], counts: Sequence[int]) -> list[str]:
+    """A name for each row: its number, after its file where several came."""
+    several = len(items) > 1 and any(count != 1 or isinstance(item, str) for item, count in zip(items, counts, strict=True))
+    if not several:
+        return [f"row {row + 1}" for row in range(sum(counts))]
+    places = [item if isinstance(item, str) else f"input {i + 1}" for i, item in enumerate(items)]
+    return [f"{place} row {row + 1}" for place, count in zip(places, counts, strict=True) for row in range(count)]
 
 
 def _rows(items: list[Any], schema: Schema) -> Columns:

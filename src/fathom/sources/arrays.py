@@ -9,32 +9,27 @@
 How an array is read:
     (N, H, W), (N, H, W, C), (N, C, H, W)  pictures, C in 1, 3, 4; of two fitting ones that with equal sides
     (N, K)          K numbers a row; as a target one-hot or soft rows, labels of 0 and 1, or K numbers
-    0..255, 0..1    whole numbers, and exact multiples of 1/255, become bytes; other numbers stay as they are
+    0..255, 0..1    what the numbers of a picture mean, its field learns from the training rows
 """
 
 from __future__ import annotations
 
 import itertools
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fathom.core.contract import Columns, Index, Schema, Source
+from fathom.core.contract import Columns, Schema
 from fathom.core.errors import DataError
 from fathom.core.recipe import Data
 from fathom.core.registry import source
-from fathom.sources.guess import FEW_INTEGERS, IMAGES, Setting, guess
+from fathom.sources.base import PARTS, Guessed
+from fathom.sources.guess import IMAGES, Setting
+from fathom.sources.tables import input_columns, row_places
 
-PARTS = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
-}
 NAMES = (
     ("x", "y"),
     ("images", "labels"),
@@ -43,25 +38,19 @@ NAMES = (
     ("features", "labels"),
     ("x", "labels"),
 )
-SLICE = 1 << 24  # values looked at at once
 PROBED = 8  # items of a dataset that are read again
 
 
 @source("arrays", order=10, reads="numpy arrays, torch tensors, Datasets and DataLoaders, lists, .npz files")
-class Arrays(Source):
+class Arrays(Guessed):
     """Arrays, tensors, lists, a torch Dataset or DataLoader, .npz files."""
 
     def __init__(self, location: Any, options: Data) -> None:
         is_path = isinstance(location, str | Path)
         super().__init__(str(location) if is_path else "the arrays", options)
         self._given = location
-        self._columns: Columns | None = None
-        self._splits: dict[str, Index] = {}
         self._known: dict[str, str] = {}
         self._target: list[str] | None = None
-        self._schema: Schema | None = None
-        self._notes: list[str] = []
-        self._guessed: list[str] = []
 
     @classmethod
     def accepts(cls, location: Any, options: Any = None) -> bool:
@@ -78,29 +67,8 @@ class Arrays(Source):
             or hasattr(location, "numpy")
         )
 
-    def columns(self) -> Columns:
-        """All rows."""
-        if self._columns is None:
-            self._columns = self._read()
-        return self._columns
-
-    def schema(self) -> Schema:
-        """The guessed kinds."""
-        columns = self.columns()
-        if self._schema is None:
-            setting = Setting(self.location, known=self._known, target=self._target)
-            self._schema, self._guessed = guess(columns, self.options, setting)
-        return self._schema
-
-    def given_splits(self) -> dict[str, Index]:
-        """The parts that were given by name."""
-        self.columns()
-        return self._splits
-
-    def notes(self) -> list[str]:
-        """How layouts and ranges were read."""
-        self.schema()
-        return [*self._notes, *self._guessed]
+    def _setting(self, columns: Columns) -> Setting:
+        return Setting(self.location, known=self._known, target=self._target, codes=True)
 
     def _read(self) -> Columns:
         parts = _parts(self._given, self.location)
@@ -109,8 +77,8 @@ class Arrays(Source):
             starts = [0, *stop[:-1]]
             self._splits = {name: np.arange(a, b) for name, a, b in zip(parts, starts, stop, strict=True)}
         pairs = list(parts.values())
-        inputs, targets = (_join([pair[i] for pair in pairs], name) for i, name in ((0, "x"), (1, "y")))
-        return self._named(inputs, targets)
+        inputs = _join([x for x, _ in pairs], "x")
+        return self._named(inputs, _join_targets([y for _, y in pairs], "y"))
 
     def _named(self, inputs: Any, targets: Any) -> Columns:
         """Columns by name, from x and y or from mappings of them."""
@@ -135,8 +103,8 @@ class Arrays(Source):
 
     def _input(self, name: str, value: Any, alone: bool) -> dict[str, Any]:
         if isinstance(value, list) and value and isinstance(value[0], str | Path):
-            paths = [str(item) for item in value]
-            if all(path.lower().endswith(IMAGES) for path in paths):
+            paths = [None if item is None else str(item) for item in value]
+            if all((path or "").lower().endswith(IMAGES) for path in paths):
                 name = "image" if alone else name
                 self._known[name] = "image"
             return {name: np.array(paths, object)}
@@ -144,24 +112,20 @@ class Arrays(Source):
         if array.ndim >= 3:
             column = "image" if alone else name
             self._known[column] = "image"
-            return {column: pictures(array, name, self._notes)}
+            return {column: pictures(array, name, self.reading_notes)}
         if array.ndim == 2:
             stem = name if alone else f"{name}."
             return {f"{stem}{i}": _plain(array[:, i]) for i in range(array.shape[1])}
         return {f"{name}0" if alone else name: _plain(array)}
 
     def _make_target(self, name: str, value: Any) -> dict[str, Any]:
-        if isinstance(value, list) and any(isinstance(item, list | tuple) for item in value):
-            uneven = len({len(item) for item in value}) > 1
-            if uneven or any(isinstance(word, str) for item in value for word in item):
-                self._known[name] = "labels"
-                return {name: [list(item) for item in value]}
+        if isinstance(value, list) and _is_labels(value):
+            self._known[name] = "labels"
+            return {name: [None if item is None else list(item) for item in value]}
         array = to_array(value, name)
         if array.ndim == 2 and array.shape[1] == 1:
             array = array[:, 0]
         if array.ndim == 1:
-            if _is_class(array):
-                self._known[name] = "category"
             return {name: _plain(array)}
         if array.ndim > 2:
             raise DataError(
@@ -171,24 +135,29 @@ class Arrays(Source):
 
     def _wide_target(self, name: str, array: np.ndarray) -> dict[str, Any]:
         """(N, K): rows that sum to 1 are classes, 0 and 1 are labels, others are K numbers."""
+        if len(array) == 0:
+            raise DataError(f"{self.location} hold no rows, so there is nothing to learn from.")
         sums = array.sum(1, dtype=np.float64) if array.dtype.kind in "biuf" else np.zeros(0)
         width = array.shape[1]
         if array.dtype.kind in "biuf" and (array >= 0).all() and np.abs(sums - 1).max() < 1e-4:
             self._known[name] = "category"
-            self._notes.append(f"Each row of {name} sums to 1, so it says the shares of {width} classes.")
+            if np.isin(array, (0, 1)).all():  # decided over all rows: a chunk of them may look one-hot by chance
+                self.reading_notes.append(f"Each row of {name} holds a single 1, so it names one of {width} classes.")
+                return {name: array.argmax(1)}
+            self.reading_notes.append(f"Each row of {name} sums to 1, so it says the shares of {width} classes.")
             return {name: array.astype(np.float32)}
         if array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all():
             self._known[name] = "labels"
-            self._notes.append(f"{name} holds 0 and 1 with several in a row, so it is {width} labels at once.")
+            self.reading_notes.append(f"{name} holds 0 and 1 with several in a row, so it is {width} labels at once.")
             return {name: array.astype(np.float32)}
         self._known |= {f"{name}{i}": "number" for i in range(width)} if array.dtype.kind in "iuf" else {}
         return {f"{name}{i}": _plain(array[:, i]) for i in range(width)}
 
     @classmethod
     def read_rows(cls, inputs: list[Any], schema: Schema) -> Columns:
-        """Arrays to the input columns of a fitted schema: one row an item, or many in an array of one "
-        "dimension more."""
-        names = list(dict.fromkeys(name for item in schema.inputs.values() for name in item.columns))
+        """Arrays to the input columns of a fitted schema: one row an item, or many in an array of one
+        dimension more."""
+        names = input_columns(schema)
         picture = next(iter(schema.inputs.values()))
         if len(names) == 1 and picture.kind == "image":
             rows = [
@@ -199,15 +168,13 @@ class Arrays(Source):
                 raise DataError("The pictures have different shapes; give arrays of one shape, or files.")
             return Columns({names[0]: np.concatenate(rows)})
         blocks = [np.atleast_2d(to_array(item, f"row {i + 1}")) for i, item in enumerate(inputs)]
-        for i, block in enumerate(blocks):
-            if block.shape[1] != len(names):
-                raise DataError(f"row {i + 1} has {block.shape[1]} values; the model reads {len(names)}.")
-        table = np.concatenate(blocks)
+        places = [row_places(block.shape[1], schema, f"row {i + 1}") for i, block in enumerate(blocks)]
+        table = np.concatenate([block[:, place] for block, place in zip(blocks, places, strict=True)])  # (N, names)
         return Columns({name: _plain(table[:, i]) for i, name in enumerate(names)})
 
 
 def _picture_rows(array: np.ndarray, name: str, channels: int) -> np.ndarray:
-    """(H, W), (H, W, C), (C, H, W) or many of them -> (N, ...). Three dimensions are many pictures where they are grey."""
+    """(H, W), (H, W, C), (C, H, W) or many of them -> (N, ...). Three dimensions are many pictures where they are gray."""
     deep = (1, 3, 4) if channels == 3 else (1,)
     one = array.ndim == 2 or (array.ndim == 3 and (array.shape[-1] in deep or array.shape[0] in deep))
     return pictures(array[None] if one else array, name, [])
@@ -257,6 +224,25 @@ def _join(values: Sequence[Any], name: str) -> Any:
     if len({array.shape[1:] for array in arrays}) > 1:
         raise DataError(f"The splits differ in the shape of {name}: {', '.join(str(array.shape) for array in arrays)}.")
     return np.concatenate(arrays)
+
+
+def _join_targets(values: Sequence[Any], name: str) -> Any:
+    """The parts' targets one after the other; lists of labels may be of any length."""
+    if isinstance(values[0], Mapping):
+        return {key: _join_targets([value[key] for value in values], f"{name}.{key}") for key in values[0]}
+    if all(isinstance(value, list) for value in values):
+        rows = list(itertools.chain.from_iterable(values))
+        if _is_labels(rows):
+            return rows
+    return _join(values, name)
+
+
+def _is_labels(rows: list[Any]) -> bool:
+    """Whether a target is a list of labels a row: lists of words, or of unequal length; None where it is missing."""
+    lists = [row for row in rows if isinstance(row, list | tuple)]
+    if not lists or any(row is not None and not isinstance(row, list | tuple) for row in rows):
+        return False
+    return len({len(row) for row in lists}) > 1 or any(isinstance(word, str) for row in lists for word in row)
 
 
 def _npz(path: Path) -> dict[str, tuple[Any, Any]]:
@@ -322,25 +308,17 @@ def _plain(array: np.ndarray) -> Any:
     if array.dtype.kind == "S":
         return [value.decode("utf-8", "replace") for value in array.tolist()]
     if array.dtype.kind in "OU":
-        return array.tolist()
+        values = array.tolist()
+        mixed = {isinstance(value, str) for value in values if value is not None} == {True, False}
+        return [None if value is None else str(value) for value in values] if mixed else values
     return np.ascontiguousarray(array)
-
-
-def _is_class(array: np.ndarray) -> bool:
-    """Whether integers are class codes: few, or 0 .. K - 1 without a gap and each met twice on average."""
-    if array.dtype.kind not in "iu" or len(array) == 0:
-        return False
-    values = np.unique(array)
-    if len(values) <= FEW_INTEGERS and 2 * len(values) <= len(array):
-        return True
-    return bool(values[0] == 0 and values[-1] == len(values) - 1 and 2 * len(values) <= len(array))
 
 
 # ---------------------------------------------------------------- pictures
 
 
 def pictures(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
-    """Pictures in one layout and, where it loses nothing, in bytes.
+    """Pictures in one layout. What their numbers mean, the image field learns from the training rows.
 
     Args:
         array: (N, H, W), (N, H, W, C) or (N, C, H, W), numbers of any type.
@@ -348,13 +326,15 @@ def pictures(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
         notes: gets a sentence for everything that is not plain.
 
     Returns:
-        (N, H, W) or (N, H, W, C); (N, C, H, W) only where H is 1 or 3. uint8, or float32.
+        (N, H, W) or (N, H, W, C); (N, C, H, W) only where H is 1 or 3; of the type that came.
     """
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name} holds {array.dtype}; pictures are numbers.")
     if array.ndim not in (3, 4):
         raise DataError(f"{name} has shape {array.shape}; pictures are (N, H, W), (N, H, W, C) or (N, C, H, W).")
     if array.ndim == 4:
         array = _layout(array, name, notes)
-    return _values(array, name, notes)
+    return array
 
 
 def _layout(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
@@ -375,45 +355,6 @@ def _layout(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
         notes.append(f"The fourth channel of {name} (opacity) is not used.")
         array = array[..., :3]
     return np.moveaxis(array, -1, 1) if array.shape[1] in (1, 3) else array
-
-
-def _values(array: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
-    """uint8 where that is exact, else float32."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{name} holds {array.dtype}; pictures are numbers.")
-    if array.dtype == bool:
-        return array.astype(np.uint8) * np.uint8(255)
-    low, high = np.inf, -np.inf
-    whole, multiples = True, array.dtype.kind == "f"
-    for start, part in _slices(array):
-        if not np.isfinite(part).all():
-            row = start + int(np.argmin(np.isfinite(part).reshape(len(part), -1).all(1)))
-            raise DataError(f"{name}, row {row + 1}: the picture holds a value that is not a number or infinite.")
-        low, high = min(low, float(part.min())), max(high, float(part.max()))
-        whole = whole and bool((part == np.round(part)).all())
-        multiples = multiples and bool((np.abs(part - np.round(part * 255.0) / 255.0) <= 1e-6).all())
-    if low >= 0 and high <= 1 and multiples:
-        return _converted(array, 255.0)
-    if low >= 0 and high <= 255 and whole:
-        return _converted(array, 1.0)
-    ranges = f"{low:g} to {high:g}"
-    notes.append(f"The pictures of {name} hold {ranges}; they are kept as they are and standardized, not scaled.")
-    return array.astype(np.float32)
-
-
-def _slices(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    size = max(1, SLICE // max(1, int(np.prod(array.shape[1:]))))
-    for start in range(0, len(array), size):
-        yield start, array[start : start + size]
-
-
-def _converted(array: np.ndarray, factor: float) -> np.ndarray:
-    result = np.empty(array.shape, np.uint8)
-    for start, part in _slices(array):
-        result[start : start + len(part)] = np.round(part * factor)
-    return result
 
 
 # ---------------------------------------------------------------- torch
@@ -445,7 +386,7 @@ def read_dataset(value: Any) -> tuple[Any, Any]:
     for number, item in enumerate(items):
         for row in _unbatch(item) if batched else [item]:
             columns.add(row, number)
-    _check_stable(items, batched)
+    _check_stable(items, batched, drawn=_draws(value))
     x, y = columns.result()
     classes = getattr(getattr(value, "dataset", value), "classes", None)
     if (
@@ -474,34 +415,64 @@ class _Sized:
 
 
 def _items(value: Any) -> tuple[Any, bool]:
-    """What to iterate over, and whether it gives batches."""
-    from torch.utils.data import (
-        DataLoader,
-        IterableDataset,
-        RandomSampler,
-        SequentialSampler,
-        default_collate,
-    )
+    """What to iterate over, in an order that does not change, and whether it gives batches."""
+    from torch.utils.data import DataLoader, IterableDataset, default_collate
 
     if not isinstance(value, DataLoader):
         return (value if isinstance(value, IterableDataset) else _Sized(value)), False
-    sampler = value.sampler
-    usual = isinstance(sampler, SequentialSampler) or (isinstance(sampler, RandomSampler) and not sampler.replacement)
-    if usual and value.collate_fn is default_collate and not isinstance(value.dataset, IterableDataset):
+    batched = value.batch_size is not None or value.batch_sampler is not None
+    if isinstance(value.dataset, IterableDataset) or not _is_usual(value):
+        return value, batched
+    if value.collate_fn is default_collate:
         return _Sized(value.dataset), False
-    return value, value.batch_size is not None or value.batch_sampler is not None
+    return DataLoader(value.dataset, batch_size=value.batch_size, collate_fn=value.collate_fn), batched
+
+
+def _is_usual(loader: Any) -> bool:
+    """Whether a loader gives each row of its dataset once, in whatever order."""
+    from torch.utils.data import BatchSampler, RandomSampler, SequentialSampler
+
+    sampler = loader.sampler
+    own_batches = loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler
+    once = isinstance(sampler, SequentialSampler) or (isinstance(sampler, RandomSampler) and not sampler.replacement)
+    return once and not own_batches and (loader.batch_sampler is None or loader.batch_size is not None)
+
+
+def _draws(value: Any) -> str | None:
+    """The name of a loader's sampler where that may draw other rows each time."""
+    from torch.utils.data import DataLoader, IterableDataset
+
+    if not isinstance(value, DataLoader) or isinstance(value.dataset, IterableDataset) or _is_usual(value):
+        return None
+    return type(value.sampler if value.batch_size is not None else value.batch_sampler or value.sampler).__name__
 
 
 def _unbatch(batch: Any) -> Iterator[Any]:
+    """The rows of a batch: a mapping of columns, or x and y, each of which may be a mapping."""
     if isinstance(batch, Mapping):
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(batch, values, strict=True))
-    else:
-        yield from zip(*batch, strict=True)
+        yield from _rows_of(batch)
+        return
+    if not isinstance(batch, tuple | list):
+        raise DataError(f"A batch of the loader is one {type(batch).__name__}; (x, y) or a dict is expected.")
+    yield from _side_by_side([_rows_of(part) for part in batch])
 
 
-def _check_stable(items: Any, batched: bool) -> None:
-    """Read some items twice more; what differs is drawn at random."""
+def _rows_of(part: Any) -> list[Any]:
+    if not isinstance(part, Mapping):
+        return list(part)
+    rows = _side_by_side([_rows_of(values) for values in part.values()])
+    return [dict(zip(part, row, strict=True)) for row in rows]
+
+
+def _side_by_side(parts: Sequence[list[Any]]) -> list[tuple[Any, ...]]:
+    lengths = [len(part) for part in parts]
+    if len(set(lengths)) > 1:
+        raise DataError(f"A batch of the loader has parts of {lengths} rows. Its collate_fn must give one length.")
+    return list(zip(*parts, strict=True))
+
+
+def _check_stable(items: Any, batched: bool, drawn: str | None) -> None:
+    """Read some items twice more; what differs is drawn at random, by the sampler `drawn` or by a transform."""
     if isinstance(items, _Sized):
         places = sorted({int(i) for i in np.linspace(0, len(items) - 1, PROBED)})
         reads = [[items.dataset[i] for i in places] for _ in range(3)]
@@ -510,13 +481,21 @@ def _check_stable(items: Any, batched: bool) -> None:
         reads = [list(itertools.islice(iter(items), len(places))) for _ in range(2)]
     for place, *same in zip(places, *reads, strict=False):
         if any(not _equal(same[0], other) for other in same[1:]):
-            raise DataError(
-                f"Item {place} of the dataset differs when it is read again: its transform draws at "
-                "random. Fathom reads "
-                "each item once. Take the random transform out, and let the recipe augment instead, for "
-                "example "
-                "augment.flip=0.5 augment.shift=0.1."
-            )
+            raise DataError(_unstable(place, batched, drawn))
+
+
+def _unstable(place: int, batched: bool, drawn: str | None) -> str:
+    if drawn is not None:
+        return (
+            f"{'Batch' if batched else 'Item'} {place} of the loader differs when it is read again: its {drawn} draws "
+            "other rows each time. Fathom reads each row once and shuffles by itself. Give the dataset, or a Subset "
+            "of it, instead of the loader."
+        )
+    return (
+        f"{'Batch' if batched else 'Item'} {place} of the dataset differs when it is read again: its transform draws "
+        "at random. Fathom reads each item once. Take the random transform out, and let the recipe augment instead, "
+        "for example augment.flip=0.5 augment.shift=2."
+    )
 
 
 def _equal(one: Any, other: Any) -> bool:
@@ -539,14 +518,13 @@ class _Collector:
 
     def add(self, item: Any, number: int) -> None:
         """One row."""
-        for key, value in self._leaves(item, number).items():
+        leaves = self._leaves(item, number)
+        if self.place:
+            self._require_same(leaves, number)
+        for key, value in leaves.items():
             row = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
             if key not in self.arrays:
-                self.arrays[key] = (
-                    np.empty((self.size, *row.shape), row.dtype if row.dtype.kind in "biuf" else object)
-                    if self.size
-                    else []
-                )
+                self.arrays[key] = np.empty((self.size, *row.shape), _wider(row.dtype)) if self.size else []
             held = self.arrays[key]
             shape = held.shape[1:] if isinstance(held, np.ndarray) else (held[0].shape if held else row.shape)
             if row.shape != shape:
@@ -556,10 +534,22 @@ class _Collector:
                     "one size in the transform, or give Fathom the folder of files."
                 )
             if isinstance(held, np.ndarray):
-                held[self.place] = row
+                wider = _wider(held.dtype, row.dtype)
+                if wider != held.dtype:
+                    held = self.arrays[key] = held.astype(wider)
+                held[self.place] = row.item() if held.ndim == 1 and wider.kind == "O" else row
             else:
                 held.append(row)
         self.place += 1
+
+    def _require_same(self, leaves: Mapping[tuple[str, str], Any], number: int) -> None:
+        """Refuse an item that has other parts than the first."""
+        lacking, extra = self.arrays.keys() - leaves.keys(), leaves.keys() - self.arrays.keys()
+        if not lacking and not extra:
+            return
+        has = f"lacks {_told(lacking)}, which the first one has" if lacking else f"has {_told(extra)}"
+        more = f" and has {_told(extra)}" if lacking and extra else ", which the first one has not" if extra else ""
+        raise DataError(f"Item {number} of the dataset {has}{more}. Give every item the same parts.")
 
     def _leaves(self, item: Any, number: int) -> dict[tuple[str, str], Any]:
         if isinstance(item, Mapping):
@@ -588,3 +578,12 @@ class _Collector:
         if self.named[side]:
             return held
         return next(iter(held.values()), None)
+
+
+def _wider(*kinds: np.dtype) -> np.dtype:
+    """The type that holds values of all these types: of numbers the smallest, else Python objects."""
+    return np.result_type(*kinds) if all(kind.kind in "biuf" for kind in kinds) else np.dtype(object)
+
+
+def _told(keys: Collection[tuple[str, str]]) -> str:
+    return ", ".join(f"'{name or side}'" for side, name in sorted(keys))

@@ -24,14 +24,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from fathom.core.contract import Columns, Index, Schema, Source
+from fathom.core.contract import Columns, Index
 from fathom.core.errors import DataError
 from fathom.core.prepare import cache_folder
 from fathom.core.recipe import Data
 from fathom.core.registry import source
 from fathom.core.run import disk_error
+from fathom.sources.base import Guessed
 from fathom.sources.delimited import shorten
-from fathom.sources.guess import DEFAULTS, Setting, guess
+from fathom.sources.guess import DEFAULTS, Setting
 from fathom.sources.images import Images, idx_files, parquet_files
 
 FASHION = [
@@ -95,52 +96,32 @@ CIFAR_ROW = 1 + 3 * 32 * 32
 
 
 @source("builtin", order=0, reads=f"a name: {', '.join(NAMES)}")
-class Builtin(Source):
+class Builtin(Guessed):
     """A set by its name."""
 
     def __init__(self, location: Any, options: Data) -> None:
         self.name = str(location).lower().replace("_", "-")
         super().__init__(self.name, options)
-        self._columns: Columns | None = None
-        self._splits: dict[str, Index] = {}
-        self._schema: Schema | None = None
-        self._notes: list[str] = []
-        self._guessed: list[str] = []
         if Path(str(location)).exists():
-            self._notes.append(f"'{location}' is the built-in set; write ./{location} to mean the one in this folder.")
+            self.reading_notes.append(
+                f"'{location}' is the built-in set; write ./{location} to mean the one in this folder."
+            )
 
     @classmethod
     def accepts(cls, location: Any, options: Any = None) -> bool:
         """One of the names, with - or _."""
         return isinstance(location, str) and location.lower().replace("_", "-") in NAMES
 
-    def columns(self) -> Columns:
-        """All rows."""
-        if self._columns is None:
-            self._columns = _shipped(self.name) if self.name in SHIPPED else self._remote()
-        return self._columns
+    def _read(self) -> Columns:
+        return _shipped(self.name) if self.name in SHIPPED else self._remote()
 
-    def schema(self) -> Schema:
-        """The kinds, which are known here."""
-        columns = self.columns()
-        if self._schema is None:
-            target = "target" if "target" in columns else "label"
-            known = {target: "number" if self.name == "diabetes" else "category"}
-            if "image" in columns:
-                known["image"] = "image"
-            setting = Setting(self.name, known=known, target=[target])
-            self._schema, self._guessed = guess(columns, self.options, setting)
-        return self._schema
-
-    def given_splits(self) -> dict[str, Index]:
-        """The official train and test parts, where there are some."""
-        self.columns()
-        return self._splits
-
-    def notes(self) -> list[str]:
-        """Where the files came from."""
-        self.schema()
-        return [*self._notes, *self._guessed]
+    def _setting(self, columns: Columns) -> Setting:
+        """The kinds are known here."""
+        target = "target" if "target" in columns else "label"
+        known = {target: "number" if self.name == "diabetes" else "category"}
+        if "image" in columns:
+            known["image"] = "image"
+        return Setting(self.name, known=known, target=[target])
 
     def _remote(self) -> Columns:
         folder = self._folder()
@@ -177,7 +158,8 @@ class Builtin(Source):
             fetch(remote, cached / remote.name)
         if self.name == "cifar10":
             unpack_cifar10(cached / REMOTES["cifar10"][0].name, cached)
-        self._notes.append(f"Fetched {self.name} from {REMOTES[self.name][0].url.rsplit('/', 1)[0]} into {cached}.")
+        origin = REMOTES[self.name][0].url.rsplit("/", 1)[0]
+        self.reading_notes.append(f"Fetched {self.name} from {origin} into {cached}.")
         return cached
 
 
@@ -275,8 +257,8 @@ def _sha256(path: Path) -> str:
 
 
 def unpack_cifar10(archive: Path, folder: Path) -> None:
-    """Copy the six batches out of the archive: regular files of the expected names and sizes, and "
-    "nothing else."""
+    """Copy the six batches out of the archive: regular files of the expected names and sizes, and
+    nothing else."""
     wanted = {name for names in CIFAR_PARTS.values() for name in names}
     found = set()
     try:

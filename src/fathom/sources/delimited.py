@@ -34,6 +34,7 @@ from fathom.core.errors import DataError
 from fathom.sources.stored import stored
 
 MISSING = pa.array(["", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "null", "NULL", "Null", "NaN", "nan", "NAN"])
+NUMBER = r"^\s*[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?\s*$"
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 MOST_COLUMNS = 100_000
 MOST_WORDS = 1_000  # a text column of at most this many different values is kept as codes
@@ -41,10 +42,14 @@ HEAD = 8 << 20  # bytes that the dialect is found in
 CHUNK = 4 << 20
 WIDE = 256  # more columns than this are looked at in groups
 TOGETHER = 1 << 14  # cells of a group
+GAPS = frozenset(MISSING.to_pylist())
+BLANK = r"(?: *(?:\r\n|\n|\r))*"
 PADDED = r"^\s*[+-]?0[0-9]"
-COMMA = r"^[+-]?(\d{1,3}(\.\d{3})+|\d+)?(,\d+)?$"
-THOUSANDS = r"^[+-]?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?$"
+COMMA = r"^[+-]?([1-9]\d{0,2}(\.\d{3})+|\d+)?(,\d+)?$"
+THOUSANDS = r"^[+-]?([1-9]\d{0,2}(,\d{3})+|\d+)(\.\d+)?$"
 DATE = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:?\d{2})?)?$"
+STYLES = ("plain", "comma", "thousands")  # 1234.5 and 1.234,5 and 1,234.5
+STYLE = "style"
 MOMENTS = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
 
 
@@ -71,13 +76,14 @@ class Survey:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How cells are set apart, and what the columns are called."""
+    """How cells are set apart, and what the columns are called; `blank` lines stand before the first record."""
 
     delimiter: str
     quoting: bool
     header: bool
     names: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    blank: int = 0
 
 
 @dataclass
@@ -85,7 +91,7 @@ class Delimited:
     """A read file.
 
     Args:
-        table: typed columns.
+        table: typed columns; the schema says of numbers in which style they are written (`style_of`).
         notes: sentences about what was guessed.
         line_of: row number from 0 -> line of the file, from 1.
     """
@@ -100,7 +106,7 @@ def read_delimited(path: Path, reading: Mapping[str, str], budget: float) -> Del
 
     Args:
         path: plain or gzip.
-        reading: column -> "number" or "text", where it is to be read so and not as its values suggest.
+        reading: column -> how it is to be read where not as its values suggest (see `Profile`).
         budget: bytes of text above which the table lives in a memory-mapped file.
 
     Raises:
@@ -118,6 +124,7 @@ def read_delimited(path: Path, reading: Mapping[str, str], budget: float) -> Del
             if found.size <= budget:
                 kept.append(batch)
         text.check_quotes(profiles[0].rows)
+        settle_styles(profiles)
         for profile in profiles:
             profile.require(path, text.line_of)
         return profiles, kept
@@ -127,14 +134,14 @@ def read_delimited(path: Path, reading: Mapping[str, str], budget: float) -> Del
         batches = [convert_batch(profiles, kept.pop(0).columns) for _ in range(len(kept))]
         table = pa.table(
             [pa.chunked_array([part[i] for part in batches], p.type) for i, p in enumerate(profiles)],
-            names=list(dialect.names),
+            schema=pa.schema([profile.arrow_field() for profile in profiles]),
         )
         notes = column_notes(profiles)
     else:
 
         def write() -> tuple[pa.Schema, Iterator[pa.RecordBatch], list[str]]:
             profiles, _ = judge()
-            schema = pa.schema([(profile.name, profile.type) for profile in profiles])
+            schema = pa.schema([profile.arrow_field() for profile in profiles])
 
             def converted() -> Iterator[pa.RecordBatch]:
                 for batch in text.batches():
@@ -286,6 +293,8 @@ def find_dialect(path: Path, found: Survey) -> Dialect:
     with unpacking(path), open_bytes(path) as file:
         data = file.read(HEAD)
     text = codecs.getincrementaldecoder(found.encoding)("replace").decode(data).removeprefix("\ufeff")
+    blank = re.match(BLANK, text)[0]  # type: ignore[index]
+    text = text[len(blank) :]
     whole = len(data) == found.size
     tabs = ".tsv" in path.suffixes or ".tab" in path.suffixes
     order = sorted(DELIMITERS, key=lambda sign: sign != "\t") if tabs else list(DELIMITERS)
@@ -317,8 +326,14 @@ def find_dialect(path: Path, found: Survey) -> Dialect:
     header = has_header(records[0], records[1:])
     if not header:
         notes.append("There is no header line: the first line is data, so the columns are called column1, column2, ...")
+    numbers = [name for name in records[0] if is_number(name)]
+    if header and 2 * len(numbers) > len(records[0]):
+        notes.append(
+            f"The first line is taken as the names of the columns, although it holds numbers: {shorten(numbers)}."
+        )
     names = _names(path, records[0], header, notes)
-    return Dialect(delimiter, quoting, header, names, tuple(notes))
+    lines = len(re.findall(r"\r\n|\n|\r", blank))
+    return Dialect(delimiter, quoting, header, names, tuple(notes), lines)
 
 
 def _records(text: str, delimiter: str, quoting: bool, whole: bool, most: int = 200) -> list[list[str]]:
@@ -336,8 +351,8 @@ def _records(text: str, delimiter: str, quoting: bool, whole: bool, most: int = 
 
 
 def _plain_tabs(text: str, whole: bool) -> bool:
-    """Whether quotation marks in a tab file are text: rows come out even without quoting, and cells "
-    "are not wrapped."""
+    """Whether quotation marks in a tab file are text: rows come out even without quoting, and cells
+    are not wrapped."""
     plain = _records(text, "\t", False, whole, 10_000)
     if any(len(row) != len(plain[0]) for row in plain):
         return False
@@ -350,13 +365,17 @@ def has_header(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
     """Whether the first record names the columns.
 
     It does not where every numeric column has a number on top, unless these are 0, 1, 2, ... or different
-    whole numbers over values with a fraction.
+    whole numbers over values with a fraction. Words that mean missing are no values, and say nothing on top; where
+    nothing else is on top, "?" and "NA" are data and empty cells are columns without a name.
     """
-    columns = [[row[i] for row in rest if i < len(row) and row[i].strip()] for i in range(len(first))]
+    columns = [[row[i] for row in rest if i < len(row) and row[i].strip() not in GAPS] for i in range(len(first))]
     numeric = [i for i, values in enumerate(columns) if values and all(map(is_number, values))]
-    if not numeric or not all(is_number(first[i]) for i in numeric):
+    tops = [first[i].strip() for i in numeric if first[i].strip() not in GAPS]
+    if not tops:
+        return not any(first[i].strip() for i in numeric)
+    if not all(map(is_number, tops)):
         return True
-    tops = [first[i].strip() for i in numeric]
+    numeric = [i for i in numeric if first[i].strip() not in GAPS]
     if len(tops) < 2 or not all(top.isdigit() for top in tops):
         return False
     if tops in ([str(i) for i in range(len(tops))], [str(i + 1) for i in range(len(tops))]):
@@ -367,7 +386,7 @@ def has_header(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
 
 def is_number(text: str) -> bool:
     """Whether a cell reads as a number, with a point or a comma."""
-    return bool(re.fullmatch(r"\s*[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?\s*", text))
+    return bool(re.match(NUMBER, text))
 
 
 def _names(path: Path, first: Sequence[str], header: bool, notes: list[str]) -> tuple[str, ...]:
@@ -441,6 +460,7 @@ class Text:
         names = [str(i) for i in range(len(self.dialect.names))]
         read = arrow_csv.ReadOptions(
             column_names=names,
+            skip_rows=self.dialect.blank,
             skip_rows_after_names=int(self.dialect.header),
             block_size=block,
             encoding=self.found.encoding,
@@ -460,13 +480,14 @@ class Text:
         with unpacking(self.path), open_bytes(self.path) as file:
             encoding = "utf-8-sig" if self.found.encoding == "utf-8" else self.found.encoding
             text = io.TextIOWrapper(file, encoding, newline="")
+            line = len([text.readline() for _ in range(self.dialect.blank)])
+            before = line
             reader = csv.reader(text, delimiter=self.dialect.delimiter, quoting=style, strict=strict)  # type: ignore[arg-type]
-            line = 0
             try:
                 for row in reader:
                     if row:
                         yield line + 1, row
-                    line = reader.line_num
+                    line = before + reader.line_num
             except csv.Error as error:
                 raise _OpenQuoteError(line + 1, str(error)) from error
 
@@ -519,18 +540,24 @@ class Profile:
 
     Args:
         name: of the column.
-        delimiter: of the file; a comma is a decimal comma only where it is the semicolon.
-        reading: "number" or "text" where the type is given.
+        delimiter: of the file; where it is a comma, a comma in a cell is taken as a decimal comma only if training
+            had it so.
+        reading: "number" or "text" where the type is given, "number:STYLE" where the style of training is known,
+            "word" where dates are to stay text.
     """
 
     def __init__(self, name: str, delimiter: str = ",", reading: str | None = None) -> None:
         self.name = name
-        self.reading = reading
+        self.delimiter = delimiter
+        self.reading, _, self.learned = (reading or "").partition(":")
+        self.unsure = False  # whether the numbers were written in two ways, as far as could be told
         self.rows = 0
         self.filled = 0
         self.missing: Counter[str] = Counter()
-        self.styles = [] if reading == "text" else ["plain", "comma" if delimiter == ";" else "thousands"]
+        styles = ["plain", "thousands"] if delimiter == "," and self.learned != "comma" else list(STYLES)
+        self.styles = [] if self.reading == "text" else styles
         self.moments = [] if reading else list(MOMENTS)
+        self.reading = "" if self.reading in ("word", "file") else self.reading
         self.whole = True
         self.padded = False
         self.words: dict[str, None] | None = {}  # in the order of their first row
@@ -568,20 +595,20 @@ class Profile:
     def _numbers(self, values: pa.Array, known: pa.Array) -> None:
         if not self.styles:
             return
-        alive = self._alive(known)
+        whole = "plain" in self.styles and (self.whole or "comma" in self.styles) and _integers(known) is not None
+        alive = self.styles if whole else self._alive(known)
         if not alive and self.reading == "number" and self.odd is None:
             self.odd = self._first_odd(values)
         self.styles = alive
-        self.whole = self.whole and "plain" in alive and _integers(known) is not None
-        if self.whole and not self.padded and self.reading is None:
+        self.whole = self.whole and whole
+        if self.whole and not self.padded and not self.reading:
             self.padded = has_padding(known)
 
     def _alive(self, known: pa.Array) -> list[str]:
-        """The styles in which all of these are numbers; plain numbers are never at odds with thousands "
-        "separators."""
-        if self.styles == ["plain", "thousands"] and parse_numbers(known, "plain") is not None:
-            return self.styles
-        return [style for style in self.styles if parse_numbers(known, style) is not None]
+        """The styles in which all of these are numbers; plain numbers are never at odds with thousands separators."""
+        plain = "plain" in self.styles and parse_numbers(known, "plain") is not None
+        kept = {"plain": plain, "thousands": plain}
+        return [style for style in self.styles if kept.get(style) or parse_numbers(known, style) is not None]
 
     def _first_odd(self, values: pa.Array) -> tuple[int, str]:
         for place, value in enumerate(values):
@@ -608,10 +635,8 @@ class Profile:
     @property
     def type(self) -> pa.DataType:
         """The Arrow type that holds every value."""
-        if self.reading == "text":
-            return pa.string()
         if self.filled == 0:
-            return pa.float64() if self.reading == "number" else pa.null()
+            return {"number": pa.float64(), "text": pa.string()}.get(self.reading, pa.null())
         if self.styles and not (self.padded and self.whole):  # digits with leading zeros are a name, no quantity
             return pa.int64() if self.whole else pa.float64()
         if self.moments:
@@ -634,8 +659,48 @@ class Profile:
             return _integers(values)
         return parse_numbers(values, self.styles[0] if self.styles else "plain")
 
+    @property
+    def proves(self) -> str | None:
+        """The style that the numbers of this column can only be in: "point" or "comma"; None where both fit or none."""
+        if not self.styles or self.filled == 0 or (self.whole and "plain" in self.styles):
+            return None
+        if self.styles == ["comma"]:
+            return "comma"
+        return None if "comma" in self.styles else "point"
+
+    def settle(self, proven: str | None) -> None:
+        """Keep one way to read numbers that could be read in two: that of training, else of the other columns.
+
+        Without either, a number that can be plain is plain; a comma is a decimal comma between semicolons and a
+        thousands separator elsewhere.
+        """
+        if self.proves is not None or "comma" not in self.styles or self.filled == 0 or self.whole:
+            return
+        self.unsure = True
+        usual = "comma" if "plain" not in self.styles and self.delimiter == ";" else "point"
+        learned = self.learned and ("comma" if self.learned == "comma" else "point")
+        keep_comma = (learned or proven or usual) == "comma"
+        self.styles = [style for style in self.styles if (style == "comma") == keep_comma]
+
+    @property
+    def style(self) -> str | None:
+        """The style of numbers that are not whole, where the text alone could mean another number elsewhere."""
+        if not self.styles or self.filled == 0 or not pa.types.is_floating(self.type):
+            return None
+        return None if self.styles[0] == "plain" and self.delimiter == "," else self.styles[0]
+
+    def arrow_field(self) -> pa.Field:
+        """Name, type and style."""
+        return pa.field(self.name, self.type, metadata={STYLE: self.style} if self.style else None)
+
     def require(self, path: Path, line_of: Callable[[int], int]) -> None:
-        """Refuse a column that is to be numbers and is not."""
+        """Refuse a column that is to be numbers and is not, or whose numbers could be others than those of training."""
+        if self.unsure and self.learned == "comma" and self.delimiter == ",":
+            raise DataError(
+                f"{path}: column '{self.name}' was written with a decimal comma in training, and its numbers here can "
+                "be read with a decimal comma or a decimal point. Write them without thousands separators and set "
+                "the columns apart by semicolons, as in the training file."
+            )
         if self.reading == "number" and self.filled and (self.odd is not None or not self.styles):
             row, word = self.odd or (0, "")
             raise DataError(
@@ -657,6 +722,19 @@ def has_padding(known: pa.Array) -> bool:
         if len(some) and pc.any(pc.match_substring_regex(some, PADDED)).as_py():
             return True
     return False
+
+
+def settle_styles(profiles: Sequence[Profile]) -> None:
+    """Give each column of numbers one style, after all rows were seen; columns of one file are written alike."""
+    proven = {profile.proves for profile in profiles} - {None}
+    only = next(iter(proven)) if len(proven) == 1 else None
+    for profile in profiles:
+        profile.settle(only)
+
+
+def style_of(item: pa.Field) -> str | None:
+    """The style in which the numbers of a column of `Delimited` are written."""
+    return ((item.metadata or {}).get(STYLE.encode()) or b"").decode() or None
 
 
 def judge_batch(profiles: Sequence[Profile], columns: Sequence[pa.Array]) -> None:
@@ -697,7 +775,7 @@ def _groups(profiles: Sequence[Profile], columns: Sequence[pa.Array]) -> Iterato
 
 def _judge_together(group: Group) -> bool:
     """Whether all of these columns are plain numbers without a gap; if so, their profiles know."""
-    if any(profile.reading is not None or "plain" not in profile.styles for profile, _ in group):
+    if any(profile.reading or "plain" not in profile.styles for profile, _ in group):
         return False
     cells = pa.concat_arrays([column for _, column in group])
     numbers = _cast(cells, pa.float64())
@@ -705,6 +783,8 @@ def _judge_together(group: Group) -> bool:
         return False
     whole = all(profile.whole for profile, _ in group) and _cast(cells, pa.int64()) is not None
     if (not whole and any(profile.whole for profile, _ in group)) or (whole and has_padding(cells)):
+        return False
+    if not whole and any("comma" in profile.styles for profile, _ in group):
         return False
     for profile, column in group:
         profile.add_plain(len(column))
@@ -754,6 +834,16 @@ def column_notes(profiles: Sequence[Profile]) -> list[str]:
         if style := profile.note():
             styles.setdefault(style, []).append(profile.name)
     notes = [f"Numbers with {style}: {shorten(names)}." for style, names in styles.items()]
+    unsure = [profile for profile in profiles if profile.unsure and not profile.learned]
+    for mark, names in (
+        ("decimal comma", [p.name for p in unsure if p.styles == ["comma"]]),
+        ("decimal point", [p.name for p in unsure if p.styles != ["comma"]]),
+    ):
+        if names:
+            notes.append(
+                f"Numbers such as 1.234 or 1,234 can be read in two ways; they are read with a {mark} in "
+                f"{shorten(names)}. Where that is wrong, write them without thousands separators."
+            )
     words = [f"'{word}' ({count:,})" for word, count in missing.most_common() if word]
     if words:
         notes.append(f"Read as missing: {shorten(words)}.")

@@ -3,9 +3,10 @@
     guess(columns, options, ...) -> Schema, notes
 
     inputs    numbers in one number field "numbers", words in one category field "categories", each picture in
-              its own; row numbers, constants, free text, dates and lists are left out, each with the reason
+              its own and each text in its own; row numbers, constants, names, dates and lists are left out, each
+              with the reason
     targets   words, booleans and few whole numbers are classes; other numbers are numbers; several columns
-              of 0 and 1, or a column of lists, are labels
+              of 0 and 1, or a column of lists, are labels; a text beside texts is written from them
     special   group, time and weight leave the inputs
 
 Whoever disagrees says so with `data.types.COLUMN=number`, which wins over every rule here.
@@ -25,17 +26,18 @@ from fathom.core.contract import Columns, Field, Schema
 from fathom.core.errors import DataError, unknown
 from fathom.core.recipe import Data
 from fathom.core.registry import fields
-from fathom.core.tensors import Column
-from fathom.sources.delimited import shorten
+from fathom.core.tensors import Column, is_list
+from fathom.sources.delimited import NUMBER, shorten
 
 DEFAULTS = Data.model_validate({})
-KINDS = ("number", "category", "image", "labels", "ignore")
+KINDS = ("number", "category", "image", "labels", "text", "ignore")
 TARGET_NAMES = ("target", "label", "class", "y")
 FEW_INTEGERS = 20  # a whole-number target of at most this many values is a class
 FEW_WORDS = 20  # text of at most this many different values is a category, whatever the number of rows
 MOST_WORDS = 1_000
-NUMBER = r"^\s*[+-]?(\d+([.,]\d*)?|[.,]\d+)([eE][+-]?\d+)?\s*$"
 IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SEVERAL_WORDS = r"\S\s+\S|[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]{2}"
+PURE_VALUES = 50  # a column of at most this many values is looked at for deciding the target alone
 PLAIN_DATE = r"^\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}"
 
 
@@ -49,6 +51,8 @@ class Setting:
         known: column -> kind that needs no guess.
         target: columns that are the target by the nature of the data; None where it is guessed.
         inputs: columns that are inputs unless the user says otherwise; None for all.
+        codes: whether a target of the whole numbers 0 to K - 1 holds class codes, however many, as torch users write it.
+        reading: of `Schema`.
     """
 
     where: str
@@ -56,6 +60,8 @@ class Setting:
     known: Mapping[str, str] = field(default_factory=dict)
     target: Sequence[str] | None = None
     inputs: Sequence[str] | None = None
+    codes: bool = False
+    reading: Mapping[str, str] = field(default_factory=dict)
 
 
 def guess(columns: Columns, options: Data, setting: Setting) -> tuple[Schema, list[str]]:
@@ -76,14 +82,24 @@ def guess(columns: Columns, options: Data, setting: Setting) -> tuple[Schema, li
         raise DataError(f"{setting.where} holds no rows, so there is nothing to learn from.")
     where = setting.where
     types = _types(columns, options, where)
-    special = _special(columns, options, where)
+    special = special_columns(columns, options, where)
     notes: list[str] = []
     targets = _target_names(columns, options, setting, special, types, notes)
-    target_kinds = {name: _target_kind(columns[name], name, types, setting, notes) for name in targets}
-    input_kinds = _inputs(columns, options, setting, types, {*targets, *special.values()}, notes)
-    inputs = make_inputs(input_kinds, options, where)
-    made = _make_targets(target_kinds, columns, options, types)
-    return Schema(inputs, {_target_key(name, inputs): item for name, item in made.items()}, special), notes
+    types |= _written_from_texts(columns, options, setting, types, targets, special)
+    told: list[str] = []
+    target_kinds = {name: _target_kind(columns[name], name, types, setting, told) for name in targets}
+    made = _make_targets(target_kinds, columns, options, types, told)
+    notes += told
+    taken = {*targets, *special.values()}
+    writes = "text" in target_kinds.values()
+    input_kinds = _inputs(columns, options, setting, types, taken, notes, optional=writes)
+    if writes:
+        input_kinds = _only_texts(input_kinds, targets, options, where, notes)
+    notes += _deciding(columns, input_kinds, target_kinds)
+    inputs = make_inputs(input_kinds, options, where, "bytepair" if writes else "word")
+    named = {_target_key(name, inputs): item for name, item in made.items()}
+    order = tuple(name for name in columns if name not in taken)
+    return Schema(inputs, named, special, order, dict(setting.reading)), notes
 
 
 def _target_key(name: str, inputs: Mapping[str, Field]) -> str:
@@ -101,11 +117,27 @@ def _types(columns: Columns, options: Data, where: str) -> dict[str, str]:
             raise DataError(unknown("column", name, columns, f"{where} (data.types)"))
         if kind not in KINDS:
             raise DataError(unknown("kind", kind, KINDS, f"data.types.{name}"))
+        if isinstance(columns[name], np.ndarray):
+            _require_array_kind(columns[name], name, kind, f"data.types.{name}={kind} does not fit")
     return dict(options.types)
 
 
-def _special(columns: Columns, options: Data, where: str) -> dict[str, str]:
-    """The columns of group, time and weight."""
+def _require_array_kind(column: np.ndarray, name: str, kind: str, fault: str, is_input: bool = False) -> None:
+    """An array a row is a picture, or, as a target, one value a class; no other field reads all of it."""
+    allowed = ("image", "ignore") if column.ndim > 2 else ("ignore",) if is_input else ("category", "labels", "ignore")
+    if kind not in allowed:
+        raise DataError(
+            f"{fault}: '{name}' has an array of shape {column.shape[1:]} in each row, which can be "
+            f"{' or '.join(allowed)}. Give numbers or words as columns of their own, one value a row."
+        )
+
+
+def special_columns(columns: Columns, options: Data, where: str) -> dict[str, str]:
+    """The columns of group, time and weight.
+
+    Raises:
+        DataError: a name is unknown, or its column cannot have that part.
+    """
     special = {}
     for part in ("group", "time", "weight"):
         name = getattr(options, part)
@@ -189,7 +221,7 @@ def _target_kind(column: Column, name: str, types: Mapping[str, str], setting: S
         _require_variety(column, name, where)
         return kind
     if isinstance(column, np.ndarray):
-        return "number"
+        raise DataError(f"{where}: the target '{name}' holds {_type_name(column)}, which cannot be predicted yet.")
     _require_variety(column, name, where)
     if is_list(column.type):
         return "labels"
@@ -200,6 +232,12 @@ def _target_kind(column: Column, name: str, types: Mapping[str, str], setting: S
     if not _is_numeric(column):
         raise DataError(f"{where}: the target '{name}' holds {_type_name(column)}, which cannot be predicted yet.")
     values = few(column, FEW_INTEGERS)
+    if values is None and setting.codes and (classes := _codes(column)):
+        notes.append(
+            f"'{name}' holds the whole numbers 0 to {classes - 1}, each {_filled(column) // classes} times on average, "
+            f"so they are taken as {classes} classes; data.types.{name}=number predicts the number instead."
+        )
+        return "category"
     whole = values is not None and all(float(value).is_integer() for value in values)
     if values is None or not whole or len(values) > _filled(column) / 2:
         _require_finite(column, name, setting)
@@ -211,20 +249,51 @@ def _target_kind(column: Column, name: str, types: Mapping[str, str], setting: S
     return "category"
 
 
+def _codes(column: pa.ChunkedArray) -> int:
+    """K where integers are 0 .. K - 1 without a gap, each met twice on average; else 0."""
+    if not pa.types.is_integer(column.type) or column.null_count:
+        return 0
+    values = np.unique(column.to_numpy())
+    return len(values) if values[0] == 0 and values[-1] == len(values) - 1 and 2 * len(values) <= len(column) else 0
+
+
 def _text_target(column: pa.ChunkedArray, name: str, setting: Setting, notes: list[str]) -> str:
     values, filled = few(column, MOST_WORDS), _filled(column)
-    if values is None or (len(values) > FEW_WORDS and len(values) > filled / 2):
+    if values is None or _are_many(values, filled):
         _refuse_mixture(column, name, setting, filled)
         count = f"more than {MOST_WORDS}" if values is None else f"{len(values)}"
         raise DataError(
             f"{setting.where}: the target '{name}' is text with {count} different values in {filled} "
             "rows, which are "
-            f"no classes. Choose another --target, or set data.types.{name}=category."
+            f"no classes. Choose another --target, or set data.types.{name}=category (or =text, to write it)."
         )
     numeric = sum(_numeric_words(values))
     if 0 < numeric < len(values) and numeric >= len(values) / 2:
         notes.append(f"'{name}' mixes numbers and words; each of its {len(values)} values is a class.")
     return "category"
+
+
+def _are_many(values: list[Any] | None, filled: int) -> bool:
+    """Whether a text target has too many different values for classes."""
+    return values is None or (len(values) > FEW_WORDS and len(values) > filled / 2)
+
+
+def _written_from_texts(
+    columns: Columns, options: Data, setting: Setting,
+    types: Mapping[str, str], targets: Sequence[str], special: Mapping[str, str],
+) -> dict[str, str]:  # fmt: skip
+    """{target: "text"} where the one target is text of many values and what it is told from is text too."""
+    name = targets[0]
+    column = columns[name]
+    if len(targets) > 1 or name in types or name in setting.known or isinstance(column, np.ndarray):
+        return {}
+    if not _is_text(column.type) or not _are_many(few(column, MOST_WORDS), _filled(column)) or not _is_prose(column):
+        return {}
+    try:
+        kinds = set(_inputs(columns, options, setting, types, {name, *special.values()}, []).values())
+    except DataError:  # told when the inputs are guessed
+        return {}
+    return {name: "text"} if "text" in kinds and kinds <= {"text", "category"} else {}
 
 
 def _require_variety(column: Column, name: str, where: str) -> None:
@@ -245,9 +314,9 @@ def _require_variety(column: Column, name: str, where: str) -> None:
 
 
 def _make_targets(
-    kinds: Mapping[str, str], columns: Columns, options: Data, types: Mapping[str, str]
+    kinds: Mapping[str, str], columns: Columns, options: Data, types: Mapping[str, str], notes: list[str]
 ) -> dict[str, Field]:
-    """A field each; several 0/1 columns together are one field of labels."""
+    """A field each; several 0/1 columns together are one field of labels, which one sentence then says of all."""
     together = [
         name
         for name, kind in kinds.items()
@@ -258,14 +327,21 @@ def _make_targets(
     ]
     if len(binary) > 1 and len(binary) == len(kinds):
         together = binary
+        notes[:] = [
+            f"{shorten(binary)} hold 0 and 1, so they are predicted together as {len(binary)} labels; "
+            f"data.types.{binary[0]}=category predicts each by itself."
+        ]
     if len(together) == 1:
         raise DataError(f"'{together[0]}' is one yes-or-no column; data.types.{together[0]}=category predicts it.")
+    writes = [name for name, kind in kinds.items() if kind == "text"]
+    if writes and len(kinds) > 1:
+        raise DataError(f"'{writes[0]}' is a text to be written, which stands alone; leave the other --target out.")
     made: dict[str, Field] = {}
     if together:
         made["labels"] = _make("labels", together, options)
     for name, kind in kinds.items():
         if name not in together:
-            made[name] = _make(kind, [name], options)
+            made[name] = _make(kind, [name], options, "bytepair")
     return made
 
 
@@ -283,7 +359,7 @@ LEFT_OUT = {
     "empty": "they hold no value",
     "constant": "every value is the same",
     "id": "they number or name the rows",
-    "text": "they are text with many different values",
+    "words": "they are single words with many different values",
     "date": "they are dates",
     "list": "they hold lists or records",
     "bytes": "they hold bytes that are no pictures",
@@ -292,9 +368,9 @@ LEFT_OUT = {
 
 def _inputs(
     columns: Columns, options: Data, setting: Setting,
-    types: Mapping[str, str], taken: set[str], notes: list[str],
+    types: Mapping[str, str], taken: set[str], notes: list[str], optional: bool = False,
 ) -> dict[str, str]:  # fmt: skip
-    """Input column -> kind, in the order of the table."""
+    """Input column -> kind, in the order of the table; none where they are optional (a text learnt by itself)."""
     for name in options.input or ():
         if name not in columns:
             raise DataError(unknown("column", name, columns, f"{setting.where} (data.input)"))
@@ -310,6 +386,8 @@ def _inputs(
             numbered.append(name)
         if options.input and kind in ("constant", "id") and _is_numeric(columns[name]):
             kind = "number"  # named by the user
+        if isinstance(columns[name], np.ndarray):
+            _require_array_kind(columns[name], name, kind, f"{setting.where}: '{name}' cannot be an input", True)
         if kind in LEFT_OUT:
             left.setdefault(kind, []).append(name)
         elif kind != "ignore":
@@ -325,17 +403,62 @@ def _inputs(
         )
     notes += [
         f"Left out, for {LEFT_OUT[kind]}: {shorten(names)} (data.types.{names[0]}={_remedy(kind)} uses it)."
-        if kind in ("constant", "id", "text")
+        if kind in ("constant", "id", "words")
         else f"Left out, for {LEFT_OUT[kind]}: {shorten(names)}."
         for kind, names in left.items()
     ]
-    if not kinds:
+    if not kinds and not optional:
         reasons = "; ".join(f"{shorten(names, 3)}: {LEFT_OUT[kind]}" for kind, names in left.items())
         raise DataError(
             f"{setting.where} has no column to learn from{f' ({reasons})' if reasons else ''}. "
             "Give more columns, or state a kind with data.types.COLUMN=category."
         )
     return kinds
+
+
+def _only_texts(
+    kinds: Mapping[str, str], targets: Sequence[str], options: Data, where: str, notes: list[str]
+) -> dict[str, str]:
+    """The inputs that a text is written from, which are texts; the others are left out, and that is told."""
+    others = [name for name, kind in kinds.items() if kind != "text"]
+    texts = {name: kind for name, kind in kinds.items() if kind == "text"}
+    if others and (options.input or not texts):
+        raise DataError(
+            f"{where}: the text '{targets[0]}' is written from texts, and {shorten(others)} is none. Name texts with "
+            f"--input, set data.types.{others[0]}=text where it is one, or =ignore."
+        )
+    if others:
+        notes.append(f"Left out, since '{targets[0]}' is written from texts: {shorten(others)}.")
+    return texts
+
+
+def _deciding(columns: Columns, inputs: Mapping[str, str], targets: Mapping[str, str]) -> list[str]:
+    """A sentence about inputs of few values each of which goes with one class only, in every row."""
+    notes = []
+    for target, kind in targets.items():
+        if kind != "category" or isinstance(columns[target], np.ndarray):
+            continue
+        plain = [name for name, kind in inputs.items() if kind in ("number", "category")]
+        found = [name for name in plain if _decides(columns[name], columns[target])]
+        if found:
+            notes.append(
+                f"{shorten(found)} alone decides '{target}' in every row. Where it is known only afterwards, leave it out "
+                f"with data.types.{found[0]}=ignore."
+            )
+    return notes
+
+
+def _decides(column: Column, target: Column) -> bool:
+    """Whether each of a few values, met ten times on average, goes with one class only."""
+    if isinstance(column, np.ndarray) or isinstance(target, np.ndarray) or few(column[:2048], PURE_VALUES) is None:
+        return False
+    values = few(column, PURE_VALUES)
+    if values is None or len(values) < 2 or len(column) < 10 * len(values):
+        return False
+    pairs = pa.table({"value": _text(column), "class": _text(target)}).drop_null().group_by(["value", "class"])
+    found = pairs.aggregate([])
+    classes = pc.count_distinct(found["class"]).as_py()
+    return bool(classes > 1 and found.num_rows == pc.count_distinct(found["value"]).as_py())
 
 
 def _remedy(kind: str) -> str:
@@ -388,23 +511,34 @@ def _text_input(column: pa.ChunkedArray, name: str, setting: Setting) -> str:
     values, filled = few(column, MOST_WORDS), _filled(column)
     if values is not None and len(values) == 1 and column.null_count == 0:
         return "constant"
-    if (
-        values is not None
-        and str(values[0]).lower().endswith(IMAGES)
-        and all(str(v).lower().endswith(IMAGES) for v in values)
-    ):
+    if names_pictures(column):
         return "image"
     distinct = values is not None and len(values) == filled > 2
     if values is not None and not distinct and len(values) <= max(FEW_WORDS, filled / 20):
         return "category"
-    first = str(_first(column))
-    if values is None and first.lower().endswith(IMAGES):
-        return "image"
     _refuse_mixture(column, name, setting, filled)
     if pc.all(pc.match_substring_regex(_text(column.slice(0, 1000)), PLAIN_DATE)).as_py():
         return "date"
+    if _is_prose(column):
+        return "text"
     unique = distinct or (values is None and filled <= 1_000_000 and pc.count_distinct(_text(column)).as_py() == filled)
-    return "id" if unique and len(first.split()) == 1 else "text"
+    return "id" if unique else "words"
+
+
+def _is_prose(column: pa.ChunkedArray) -> bool:
+    """Whether at least half of the cells hold several words."""
+    known = _text(column).drop_null()
+    several = pc.sum(pc.match_substring_regex(known, SEVERAL_WORDS)).as_py() or 0
+    return bool(2 * several >= max(len(known), 1))
+
+
+def names_pictures(column: pa.ChunkedArray) -> bool:
+    """Whether every word of a column of text ends like the name of a picture file; looks at all of them."""
+    first = _first(column)
+    if first is None or not str(first).lower().endswith(IMAGES):
+        return False
+    endings = rf"(?i)({'|'.join(ending.replace('.', '[.]') for ending in IMAGES)})$"
+    return bool(pc.all(pc.match_substring_regex(_text(column), endings)).as_py())
 
 
 def _refuse_mixture(column: pa.ChunkedArray, name: str, setting: Setting, filled: int) -> None:
@@ -438,8 +572,15 @@ def _require_finite(column: pa.ChunkedArray, name: str, setting: Setting, ends: 
     )
 
 
-def make_inputs(kinds: Mapping[str, str], options: Data, where: str) -> dict[str, Field]:
-    """Fields of the inputs: pictures, then all numbers together, then all words together."""
+def make_inputs(kinds: Mapping[str, str], options: Data, where: str, level: str = "word") -> dict[str, Field]:
+    """Fields of the inputs: pictures, then all numbers together, then all words together, then texts.
+
+    Args:
+        kinds: column -> kind.
+        options: the recipe's table.
+        where: what the user called the data, for errors.
+        level: what a token of a text is, where nobody says so.
+    """
     by_kind: dict[str, list[str]] = {}
     for name, kind in kinds.items():
         by_kind.setdefault(kind, []).append(name)
@@ -449,15 +590,21 @@ def make_inputs(kinds: Mapping[str, str], options: Data, where: str) -> dict[str
         made["numbers"] = _make("number", by_kind.pop("number"), options)
     if "category" in by_kind:
         made["categories"] = _make("category", by_kind.pop("category"), options)
+    for name in by_kind.pop("text", []):
+        plain = name.lstrip(".") or "text"
+        made[f"{plain} (text)" if plain in made else plain] = _make("text", [name], options, level)
     for kind, names in by_kind.items():
         raise DataError(
-            f"{where}: '{names[0]}' cannot be an input of kind {kind}; allowed: number, category, image, ignore."
+            f"{where}: '{names[0]}' cannot be an input of kind {kind}; allowed: number, category, image, text, ignore."
         )
     return made
 
 
-def _make(kind: str, names: Sequence[str], options: Data) -> Field:
-    made: Field = fields[kind].make(list(names), **options.fields.get(kind, {}))
+def _make(kind: str, names: Sequence[str], options: Data, level: str = "") -> Field:
+    given = dict(options.fields.get(kind, {}))
+    if kind == "text" and level:
+        given.setdefault("level", level)
+    made: Field = fields[kind].make(list(names), **given)
     return made
 
 
@@ -490,11 +637,6 @@ def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def is_list(kind: pa.DataType) -> bool:
-    """Whether each value is a list."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -21,24 +21,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fathom.core.contract import Columns, Index, Schema, Source
-from fathom.core.errors import DataError, nearest, unknown
+from fathom.core.contract import Columns, Index, Schema
+from fathom.core.errors import DataError, hint, nearest, unknown
 from fathom.core.recipe import Data
 from fathom.core.registry import source
 from fathom.core.tensors import to_list
 from fathom.sources.arrays import Arrays
+from fathom.sources.base import PARTS, Guessed
 from fathom.sources.delimited import open_bytes, shorten, unpacking
-from fathom.sources.guess import DEFAULTS, IMAGES, Setting, guess
-from fathom.sources.tables import PARQUET, SUFFIXES, Tables, picture_columns, read_parquet, suffix
+from fathom.sources.guess import DEFAULTS, IMAGES, Setting
+from fathom.sources.tables import PARQUET, SUFFIXES, Tables, open_parquet, picture_columns, read_parquet, suffix
 
-PARTS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test",
-    "valid": "validation", "val": "validation", "validation": "validation",
-}  # fmt: skip
 LABELS = ("label_name", "label", "class", "target", "y", "category")
 IDX = re.compile(r"^(?P<part>.*?)[-_.]?(?P<role>images|labels)[-_.]idx\d[-_.]ubyte(\.gz)?$")
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GROUP = "group"
+LEFT_BEHIND = ("__MACOSX", "__pycache__")
 LAYOUT = "Expected: FOLDER/cats/1.jpg, FOLDER/dogs/2.jpg, or FOLDER/train/cats/1.jpg and FOLDER/test/cats/2.jpg."
 
 
@@ -47,24 +45,19 @@ LAYOUT = "Expected: FOLDER/cats/1.jpg, FOLDER/dogs/2.jpg, or FOLDER/train/cats/1
     order=20,
     reads="a folder of class folders, train and test folders, idx files, Parquet with pictures",
 )
-class Images(Source):
+class Images(Guessed):
     """Folders of pictures, idx files, Parquet with pictures."""
 
     def __init__(self, location: Any, options: Data) -> None:
         super().__init__(str(location), options)
         self.path = Path(location)
-        self._columns: Columns | None = None
-        self._schema: Schema | None = None
-        self._splits: dict[str, Index] = {}
         self._label = "label"
         self._image = "image"
-        self._notes: list[str] = []
-        self._guessed: list[str] = []
 
     @classmethod
     def accepts(cls, location: Any, options: Any = None) -> bool:
-        """A folder, a picture (to explain what is needed), idx files, or a Parquet file with encoded "
-        "pictures."""
+        """A folder, a picture (to explain what is needed), idx files, or a Parquet file with encoded
+        pictures."""
         if not isinstance(location, str | Path):
             return False
         path = Path(location)
@@ -74,37 +67,21 @@ class Images(Source):
             return _holds_pictures(path)
         return path.is_file() and path.suffix.lower() in IMAGES
 
-    def columns(self) -> Columns:
-        """All rows of all parts."""
-        if self._columns is None:
-            self._columns = self._with_groups(self._read())
-        return self._columns
-
-    def schema(self) -> Schema:
+    def _setting(self, columns: Columns) -> Setting:
         """A picture in, a class out, unless the options say otherwise."""
-        columns = self.columns()
-        if self._schema is None:
-            known = {self._image: "image"}
-            if self._label in columns:
-                known[self._label] = "category"
-            options = self.options
-            if options.group is not None and options.group not in columns:
-                options = options.model_copy(update={"group": GROUP})
-            setting = Setting(self.location, known=known, target=[self._label], inputs=[self._image])
-            self._schema, self._guessed = guess(columns, options, setting)
-        return self._schema
+        known = {self._image: "image"} | ({self._label: "category"} if self._label in columns else {})
+        return Setting(self.location, known=known, target=[self._label], inputs=[self._image])
 
-    def given_splits(self) -> dict[str, Index]:
-        """Parts that folders or files name."""
-        self.columns()
-        return self._splits
-
-    def notes(self) -> list[str]:
-        """What was left out, and how parts were named."""
-        self.schema()
-        return [*self._notes, *self._guessed]
+    def _guess_options(self, columns: Columns) -> Data:
+        """Groups from a file of their own stand in the column of groups."""
+        if self.options.group is None or self.options.group in columns:
+            return self.options
+        return self.options.model_copy(update={"group": GROUP})
 
     def _read(self) -> Columns:
+        return self._with_groups(self._pictures())
+
+    def _pictures(self) -> Columns:
         if pairs := idx_files(self.path):
             return self._idx(pairs)
         if files := parquet_files(self.path):
@@ -119,6 +96,7 @@ class Images(Source):
         children = subfolders(self.path)
         parts = {child: PARTS[child.name.lower()] for child in children if child.name.lower() in PARTS}
         if "train" not in parts.values():
+            _require_no_parts(self.path, list(parts), children)
             parts = {}
         _require_layout(self.path, children)
         paths: list[str] = []
@@ -139,7 +117,7 @@ class Images(Source):
         if parts:
             others = [child.name for child in children if child not in parts]
             if others:
-                self._notes.append(f"Left out beside train and test: {shorten(others)}.")
+                self.reading_notes.append(f"Left out beside train and test: {shorten(others)}.")
             train = set().union(*(classes[folder.name] for folder, part in parts.items() if part == "train"))
             for folder in parts:
                 _require_known(self.path, folder.name, classes[folder.name], train)
@@ -147,7 +125,7 @@ class Images(Source):
         self._judge_by_validation()
         if skipped:
             kinds = sorted({Path(name).suffix.lower() or Path(name).name for name in skipped})
-            self._notes.append(
+            self.reading_notes.append(
                 f"{len(skipped)} files are no pictures by their extension and are left out ({shorten(kinds)})."
             )
         return Columns({"image": paths, "label": labels})
@@ -155,7 +133,7 @@ class Images(Source):
     def _judge_by_validation(self) -> None:
         if "validation" in self._splits and "test" not in self._splits and "train" in self._splits:
             self._splits["test"] = self._splits.pop("validation")
-            self._notes.append(
+            self.reading_notes.append(
                 "There is no test part: the given validation part is the test, and a new one is cut from train."
             )
 
@@ -189,7 +167,7 @@ class Images(Source):
         start = 0
         rows: dict[str, list[Index]] = {}
         for part, path in files:
-            table = self._with_names(read_parquet(path, self.options.memory * 2**30 / 4, self._notes), path)
+            table = self._with_names(read_parquet(path, self.options.memory * 2**30 / 4, self.reading_notes), path)
             if part:
                 rows.setdefault(part, []).append(np.arange(start, start + table.num_rows))
             start += table.num_rows
@@ -210,14 +188,14 @@ class Images(Source):
             self._image = "image"
         others = [name for name in columns if name not in (self._image, self._label)]
         if others and not self.options.input:
-            self._notes.append(f"Not used as inputs: {shorten(others)} (data.input={self._image},{others[0]} would).")
+            self.reading_notes.append(
+                f"Not used as inputs: {shorten(others)} (data.input={self._image},{others[0]} would)."
+            )
         return Columns(columns)
 
     def _with_names(self, table: pa.Table, path: Path) -> pa.Table:
         """Hugging Face's picture structs as bytes, and class numbers as the names that the file states."""
-        from pyarrow import parquet
-
-        names = _class_names(parquet.read_schema(path).metadata)
+        names = _class_names(open_parquet(path).schema_arrow.metadata)
         for place, column in enumerate(table.columns):
             name = table.column_names[place]
             if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:
@@ -276,10 +254,12 @@ class Images(Source):
         of = {str(name): str(group) for name, group in zip(names, groups, strict=True) if group is not None}
         absent = [name for name in of if name not in set(relative)]
         if absent:
-            self._notes.append(f"{len(absent)} files of {path.name} are not in the folder: {shorten(absent, 3)}.")
+            self.reading_notes.append(
+                f"{len(absent)} files of {path.name} are not in the folder: {shorten(absent, 3)}."
+            )
         alone = sum(name not in of for name in relative)
         if alone:
-            self._notes.append(f"{alone} files are not in {path.name}; each is a group of its own.")
+            self.reading_notes.append(f"{alone} files are not in {path.name}; each is a group of its own.")
         values = [f"group {of[name]}" if name in of else f"file {name}" for name in relative]
         return Columns({**columns, GROUP: values}, columns.rows)
 
@@ -316,6 +296,18 @@ def _require_layout(path: Path, children: Sequence[Path]) -> None:
     raise DataError(f"The folder {path} {what}. {LAYOUT}")
 
 
+def _require_no_parts(path: Path, parts: Sequence[Path], children: Sequence[Path]) -> None:
+    """Refuse test and validation folders without a train folder; a class may still be called "test"."""
+    if not parts:
+        return
+    if len(parts) == len(children) or any(subfolders(child) for child in parts):
+        names = shorten([child.name for child in parts])
+        raise DataError(
+            f"{path} has the folder {names} and no train folder, so there is nothing to learn from. Name the folder "
+            f"of the training pictures 'train', or rename {parts[0].name} if it is a class. {LAYOUT}"
+        )
+
+
 def _require_classes(folder: Path, names: set[str], learnt: bool) -> None:
     if not names:
         raise DataError(f"The folder {folder} holds no pictures ({', '.join(IMAGES)}) in its folders. {LAYOUT}")
@@ -335,15 +327,18 @@ def _require_known(path: Path, part: str, names: set[str], train: set[str]) -> N
     new = sorted(names - train)
     if new:
         raise DataError(
-            f"{path / part} has the class '{new[0]}', which the train folder has not (nearest: "
-            f"{nearest(new[0], train)}). "
-            f"Train has: {shorten(sorted(train))}."
+            f"{path / part} has the class '{new[0]}', which the train folder has not"
+            f"{hint(new[0], train)}. Train has: {shorten(sorted(train))}."
         )
 
 
 def subfolders(path: Path) -> list[Path]:
-    """The visible folders in a folder, sorted by name."""
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith((".", "__")))
+    """The folders in a folder, sorted by name, less those that systems leave behind."""
+    return sorted(
+        entry
+        for entry in path.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in LEFT_BEHIND
+    )
 
 
 def class_files(folder: Path, skipped: list[str]) -> Iterator[tuple[str, list[str]]]:
@@ -499,8 +494,8 @@ def _read_exactly(file: Any, size: int, step: int = 1 << 24) -> bytearray:
 
 
 def parquet_files(path: Path) -> list[tuple[str, Path]]:
-    """(part, file) of a Parquet file, or of a folder with train.parquet and others (also in shards, "
-    "train-00000-of-2.parquet)."""
+    """(part, file) of a Parquet file, or of a folder with train.parquet and others (also in shards,
+    train-00000-of-2.parquet)."""
     if path.is_file():
         return [("", path)] if suffix(path) in PARQUET else []
     found = []
@@ -517,10 +512,8 @@ def parquet_files(path: Path) -> list[tuple[str, Path]]:
 
 def _holds_pictures(path: Path) -> bool:
     """Whether a Parquet file has a column of encoded pictures; looks at its first rows."""
-    from pyarrow import parquet
-
     try:
-        file = parquet.ParquetFile(path)
+        file = open_parquet(path)
         kinds = {item.name: item.type for item in file.schema_arrow}
         held = [
             n for n, k in kinds.items() if pa.types.is_binary(k) or pa.types.is_large_binary(k) or pa.types.is_struct(k)
@@ -528,7 +521,7 @@ def _holds_pictures(path: Path) -> bool:
         if not held or file.metadata.num_rows == 0:
             return False
         table = pa.Table.from_batches([next(file.iter_batches(4, columns=held))])
-    except (pa.ArrowInvalid, OSError):
+    except (pa.ArrowInvalid, OSError, DataError):
         return False  # `tables` says what is wrong with it
     columns: dict[str, Any] = {}
     for name in table.column_names:

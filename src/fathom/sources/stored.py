@@ -22,7 +22,7 @@ from fathom.core.run import disk_error
 
 ABOUT = b"fathom"
 EDGE = 1 << 16
-VERSION = 1  # of what is written; a newer reader writes anew
+VERSION = 2  # of what is written; a newer reader writes anew
 
 Writer = Callable[[], tuple[pa.Schema, Iterator[pa.RecordBatch], list[str]]]
 

@@ -9,26 +9,31 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from fathom.core.contract import Columns, Schema, Source
+from fathom.core.contract import Columns, Schema
 from fathom.core.errors import DataError, nearest
 from fathom.core.recipe import Data
 from fathom.core.registry import source
 from fathom.core.tensors import Column, to_list
-from fathom.sources.delimited import Profile, open_bytes, read_delimited, shorten, unpacking
-from fathom.sources.guess import DEFAULTS, IMAGES, MOST_WORDS, Setting, few, guess, is_picture
+from fathom.sources.base import Guessed
+from fathom.sources.delimited import Profile, open_bytes, read_delimited, settle_styles, shorten, style_of, unpacking
+from fathom.sources.guess import DEFAULTS, MOST_WORDS, Setting, few, is_picture, names_pictures
 from fathom.sources.stored import stored
 
 DELIMITED = (".csv", ".tsv", ".tab", ".data")
 PARQUET = (".parquet", ".pq")
 LINES = (".jsonl", ".ndjson")
 SUFFIXES = (*DELIMITED, *PARQUET, *LINES)
+CODED = pa.dictionary(pa.int32(), pa.string())
+READ_AS = {"number": "number", "category": "word", "image": "file", "text": "text"}  # data.types -> how text is read
 
 
 def suffix(path: Path) -> str:
@@ -37,26 +42,22 @@ def suffix(path: Path) -> str:
 
 
 @source("tables", order=30, reads="CSV, TSV, Parquet, JSON lines (each also .gz), frames")
-class Tables(Source):
+class Tables(Guessed):
     """CSV, TSV, Parquet, JSON lines, frames.
 
     Args:
         location: a file, a frame, or a list of records.
         options: the recipe's table.
-        reading: column -> "number" or "text", where a fitted schema says how it is read.
+        reading: of `reading_of`, where a fitted schema says how columns are read.
     """
 
     def __init__(self, location: Any, options: Data, reading: Mapping[str, str] | None = None) -> None:
         is_path = isinstance(location, str | Path)
         super().__init__(str(location) if is_path else "the frame", options)
         self._given = Path(location) if is_path else location
-        self.reading = {name: "number" for name, kind in options.types.items() if kind == "number"} | dict(
-            reading or {}
-        )
-        self._columns: Columns | None = None
-        self._schema: Schema | None = None
-        self.reading_notes: list[str] = []
-        self._guessed: list[str] = []
+        asked = {name: READ_AS[kind] for name, kind in options.types.items() if kind in READ_AS}
+        self.reading = asked | dict(reading or {})
+        self._styles: dict[str, str] = {}
         self._place: Callable[[int], str] = lambda row: f"row {row + 1}"
 
     @classmethod
@@ -67,31 +68,18 @@ class Tables(Source):
         records = isinstance(location, list) and bool(location) and isinstance(location[0], dict)
         return records or hasattr(location, "__arrow_c_stream__")
 
-    def columns(self) -> Columns:
-        """All rows."""
-        if self._columns is None:
-            columns = self._with_paths(self.raw())
-            self._columns = apply_reading(columns, self.reading, self.location, self._place)
-        return self._columns
-
     def raw(self) -> Columns:
         """All rows, before names of files become paths."""
-        table = self._read()
+        table = self._table()
         return Columns(dict(zip(table.column_names, table.columns, strict=True)), table.num_rows)
 
-    def schema(self) -> Schema:
-        """The guessed kinds."""
-        columns = self.columns()
-        if self._schema is None:
-            self._schema, self._guessed = guess(columns, self.options, Setting(self.location, self._place))
-        return self._schema
+    def _read(self) -> Columns:
+        return apply_reading(self._with_paths(self.raw()), self.reading, self.location, self._place)
 
-    def notes(self) -> list[str]:
-        """How the text was read, what was guessed and left out."""
-        self.schema()
-        return [*self.reading_notes, *self._guessed]
+    def _setting(self, columns: Columns) -> Setting:
+        return Setting(self.location, self._place, reading=self._styles)
 
-    def _read(self) -> pa.Table:
+    def _table(self) -> pa.Table:
         if not isinstance(self._given, Path):
             return tidy(_frame(self._given), "the frame", self.reading_notes)
         path, budget = self._given, self.options.memory * 2**30 / 4
@@ -100,23 +88,25 @@ class Tables(Source):
             read = read_delimited(path, self.reading, budget)
             self.reading_notes += read.notes
             self._place = lambda row: f"line {read.line_of(row)}"
+            self._styles = {item.name: f"number:{style}" for item in read.table.schema if (style := style_of(item))}
             return read.table
         if kind in LINES:
             self._place = lambda row: f"line {_json_line(path, row)}"
-            return tidy(_read_lines(path), str(path), self.reading_notes)
+            texts = [name for name, how in self.reading.items() if how in ("text", "word")]
+            return tidy(_read_lines(path, texts), str(path), self.reading_notes)
         return read_parquet(path, budget, self.reading_notes)
 
     def _with_paths(self, columns: Columns) -> Columns:
-        """Names of picture files stand for files beside the table."""
+        """Names of picture files stand for files beside the table: in columns of nothing else, or where it is asked."""
         folder = self._given.parent if isinstance(self._given, Path) else Path()
         changed: dict[str, Any] = dict(columns)
         for name, column in columns.items():
-            forced = self.options.types.get(name)
-            if forced not in (None, "image") or isinstance(column, np.ndarray) or not _words(column):
+            asked = self.reading.get(name) or self.options.types.get(name)
+            if asked not in (None, "file") or isinstance(column, np.ndarray) or not _words(column):
+                continue
+            if asked is None and not names_pictures(column):
                 continue
             first = next((v for v in column.slice(0, 100).to_pylist() if v), "")
-            if forced != "image" and not first.lower().endswith(IMAGES):
-                continue
             changed[name] = pa.chunked_array([[_beside(folder, value) for value in column.to_pylist()]], pa.string())
             if not Path(_beside(folder, first) or "").is_file():
                 self.reading_notes.append(
@@ -149,10 +139,32 @@ class Tables(Source):
             columns = Tables(item, DEFAULTS, reading_of(schema, inputs_only=True)).columns()
         else:
             where = f"row {number + 1}"
-            columns = _record(item, names, where)
+            columns = _record(item, schema, where)
         require(columns, names, where)
         place = (lambda row: f"row {row + 1}") if isinstance(item, str | Path) else (lambda row: "")
         return apply_reading(columns.select(names), reading_of(schema, inputs_only=True), where, place)
+
+
+def row_places(width: int, schema: Schema, where: str) -> list[int]:
+    """Where the columns that the inputs read stand in a row without names.
+
+    Args:
+        width: how many values a row has: those that the inputs read, or all that the training data had beside the
+            targets; both in the order of the training data.
+        schema: fitted.
+        where: for errors.
+
+    Raises:
+        DataError: the row has another number of values.
+    """
+    names = input_columns(schema)
+    everything = list(schema.order or names)
+    order = [name for name in everything if name in names]
+    for given in (order, everything):
+        if width == len(given):
+            return [given.index(name) for name in names]
+    more = f" (of {len(everything)} columns of the data)" if len(everything) > len(names) else ""
+    raise DataError(f"{where} has {width} values; the model reads {len(names)}{more}: {shorten(order)}.")
 
 
 def input_columns(schema: Schema) -> list[str]:
@@ -182,21 +194,23 @@ def reading_of(
         inputs_only: leave the targets out.
 
     Returns:
-        column -> "number" or "text"; others are read as their values suggest.
+        column -> "number" (with the style of training, as in "number:comma"), "text", "word" (what looks like a date
+        stays text) or "file" (names of picture files); others are read as their values suggest.
     """
     reading = {}
     for item in (schema.inputs if inputs_only else schema.fields()).values():
         for place, name in enumerate(item.columns):
             if item.kind == "number":
-                reading[name] = "number"
+                reading[name] = schema.reading.get(name, "number")
+            elif item.kind in ("image", "text"):
+                reading[name] = READ_AS[item.kind]
             elif item.kind == "category" and _needs_text(item.state, place, (columns or {}).get(name)):
                 reading[name] = "text"
     return reading
 
 
 def _needs_text(state: Mapping[str, Any], place: int, column: Column | None) -> bool:
-    """Whether a category's words would be lost if they were read as numbers ("007", "1.0" beside "
-    ""unknown")."""
+    """Whether a category's words would be lost if they were read as numbers or dates ("007", "2020-01-01")."""
     if column is not None:
         return not isinstance(column, np.ndarray) and _words(column)
     vocabularies = state.get("vocabularies") or []
@@ -223,14 +237,22 @@ def apply_reading(columns: Columns, reading: Mapping[str, str], where: str, plac
         wanted = reading.get(name)
         if wanted is None or isinstance(column, np.ndarray):
             changed[name] = column
-        elif wanted == "number":
-            changed[name] = _as_numbers(column, name, where, place)
+        elif wanted.startswith("number"):
+            changed[name] = _as_numbers(column, name, wanted, where, place)
         else:
-            changed[name] = column if _words(column) else column.cast(pa.string())
+            changed[name] = _as_text(column) if wanted == "text" else column
     return Columns(changed, columns.rows)
 
 
-def _as_numbers(column: pa.ChunkedArray, name: str, where: str, place: Callable[[int], str]) -> pa.ChunkedArray:
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Words; a frame's dates stay, since a category writes them as it did in training, and so do lists of words."""
+    stays = _words(column) or pa.types.is_temporal(column.type) or pa.types.is_nested(column.type)
+    return column if stays else column.cast(pa.string())
+
+
+def _as_numbers(
+    column: pa.ChunkedArray, name: str, reading: str, where: str, place: Callable[[int], str]
+) -> pa.ChunkedArray:
     if pa.types.is_null(column.type):
         return column.cast(pa.float64())
     if pa.types.is_boolean(column.type):
@@ -240,9 +262,10 @@ def _as_numbers(column: pa.ChunkedArray, name: str, where: str, place: Callable[
             return column
         raise DataError(f"{where}: column '{name}' is read as numbers, but it holds {column.type}.")
     text = column.cast(pa.string())
-    profile = Profile(name, reading="number")
+    profile = Profile(name, ";" if reading == "number:comma" else ",", reading)
     for chunk in text.chunks:
         profile.add(chunk)
+    settle_styles([profile])
     if profile.filled and (profile.odd is not None or not profile.styles):
         row, word = profile.odd or (0, "")
         at = f", {place(row)}" if place(row) else ""
@@ -261,15 +284,15 @@ def _beside(folder: Path, value: str | None) -> str | None:
     return None if value is None else str(folder / value)
 
 
-def _record(item: Any, names: Sequence[str], where: str) -> Columns:
-    """One row from a dict, or from values in the order of the columns."""
+def _record(item: Any, schema: Schema, where: str) -> Columns:
+    """One row from a dict, or from values in the order of the training data."""
+    names = input_columns(schema)
     if isinstance(item, Mapping):
         require(item, names, where)
         values = [item[name] for name in names]
     elif isinstance(item, Sequence | np.ndarray) and not isinstance(item, str | bytes):
-        values = list(item)
-        if len(values) != len(names):
-            raise DataError(f"{where} has {len(values)} values; the model reads {len(names)}: {shorten(names)}.")
+        given = list(item)
+        values = [given[place] for place in row_places(len(given), schema, where)]
     else:
         raise DataError(
             f"{where}: {type(item).__name__} is no row. Give a file, a dict of column to value, or a list of values."
@@ -344,52 +367,62 @@ def tidy(table: pa.Table, where: str, notes: list[str]) -> pa.Table:
     Raises:
         DataError: two columns have one name.
     """
-    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    names = tidy_names(table.column_names, where, notes)
+    return pa.table([tidy_column(table.column(name)) for name in names], names=names)
+
+
+def tidy_names(names: Sequence[str], where: str, notes: list[str]) -> list[str]:
+    """The columns that are kept: all but an index of pandas.
+
+    Raises:
+        DataError: two columns have one name.
+    """
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"{where} names {shorten(twice)} more than once. Every column needs a name of its own.")
-    index = [name for name in table.column_names if name.startswith("__index_level_")]
-    if index:
-        table = table.drop_columns(index)
+    kept = [name for name in names if not name.startswith("__index_level_")]
+    if len(kept) < len(names):
         notes.append("The index of the frame is not a column; make it one (reset_index) to use it.")
-    return pa.table([tidy_column(column) for column in table.columns], names=table.column_names)
+    return kept
 
 
 def tidy_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """One column of `tidy`."""
     kind = column.type
-    if pa.types.is_dictionary(kind) and not pa.types.is_string(kind.value_type):
-        column = column.cast(kind.value_type)
-        kind = column.type
-    simpler = {
-        pa.large_string(): pa.string(),
-        pa.string_view(): pa.string(),
-        pa.binary_view(): pa.binary(),
-        pa.float16(): pa.float32(),
-    }
-    if kind in simpler:
-        column = column.cast(simpler[kind])
-    elif pa.types.is_decimal(kind):
-        column = column.cast(pa.float64())
-    elif pa.types.is_dictionary(kind):
-        return column.cast(pa.dictionary(pa.int32(), pa.string())).unify_dictionaries()
+    if _is_coded(kind):
+        return column.cast(CODED).unify_dictionaries()
+    if kind != _plain_type(kind):
+        if pa.types.is_dictionary(kind):
+            column = column.cast(kind.value_type)
+        column = column.cast(_plain_type(kind))
     if pa.types.is_string(column.type) and len(column) and few(column, MOST_WORDS) is not None:
         return column.dictionary_encode()
     return column
 
 
-def _read_lines(path: Path) -> pa.Table:
+def _read_lines(path: Path, texts: Sequence[str] = ()) -> pa.Table:
     """JSON lines.
+
+    Args:
+        path: the file.
+        texts: columns whose words stay as they are written, where they look like dates.
 
     Raises:
         DataError: names the line that is no JSON object, or the column whose type changes.
     """
     from pyarrow import json as arrow_json
 
-    with unpacking(path), open_bytes(path) as file:
-        try:
-            return arrow_json.read_json(file, arrow_json.ReadOptions(block_size=16 << 20))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            cause = error
+    def read(schema: pa.Schema | None) -> pa.Table:
+        with unpacking(path), open_bytes(path) as file:
+            options = arrow_json.ReadOptions(block_size=16 << 20), arrow_json.ParseOptions(explicit_schema=schema)
+            return arrow_json.read_json(file, *options)
+
+    try:
+        table = read(None)
+        dates = [item.name for item in table.schema if item.name in texts and pa.types.is_temporal(item.type)]
+        return read(pa.schema([(name, pa.string()) for name in dates])) if dates else table
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        cause = error
     _explain_lines(path)
     raise DataError(f"{path} cannot be read as JSON lines: {cause}.")
 
@@ -431,28 +464,65 @@ def _explain_lines(path: Path) -> None:
 
 
 def read_parquet(path: Path, budget: float, notes: list[str]) -> pa.Table:
-    """A Parquet file, in memory or, above `budget` bytes, memory-mapped from the cache."""
-    from pyarrow import parquet
-
+    """A Parquet file, in memory or, above `budget` bytes, memory-mapped from the cache; both have one schema."""
     try:
-        file = parquet.ParquetFile(path)
+        file = open_parquet(path)
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         if sum(group.total_byte_size for group in groups) <= budget:
             return tidy(file.read(), str(path), notes)
 
+        names = tidy_names(file.schema_arrow.names, str(path), notes)
+
         def write() -> Any:
-            plain = pa.schema([(item.name, _plain_type(item.type)) for item in file.schema_arrow])
+            words = _parquet_words(file, names)
+            plain = {name: _plain_type(file.schema_arrow.field(name).type) for name in names}
+            kinds = plain | dict.fromkeys(words, CODED)
             batches = (
                 pa.record_batch(
-                    [tidy_chunk(c, t.type) for c, t in zip(batch.columns, plain, strict=True)], schema=plain
+                    [_stored_chunk(batch.column(name), kinds[name], words.get(name)) for name in names], names
                 )
-                for batch in file.iter_batches()
+                for batch in file.iter_batches(columns=names)
             )
-            return plain, batches, []
+            return pa.schema(list(kinds.items())), batches, []
 
         return stored(path, {}, path.stat().st_size, write)[0]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, EOFError, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is no readable Parquet file: {error}. Copy or write it again.") from error
+
+
+def open_parquet(path: Path) -> Any:
+    """A Parquet file, plain or, since its end is read first, unpacked from gzip into memory."""
+    from pyarrow import parquet
+
+    with unpacking(path), open_bytes(path) as file:
+        packed = isinstance(file, gzip.GzipFile)
+        return parquet.ParquetFile(pa.BufferReader(file.read()) if packed else path)
+
+
+def _parquet_words(file: Any, names: Sequence[str]) -> dict[str, pa.Array]:
+    """The different words of the columns that are kept as codes: of few words, or coded in the file."""
+    kinds = {name: file.schema_arrow.field(name).type for name in names}
+    texts = [name for name, kind in kinds.items() if _is_coded(kind) or _plain_type(kind) == pa.string()]
+    words: dict[str, dict[Any, None]] = {name: {} for name in texts}
+    for batch in file.iter_batches(columns=texts) if texts else ():
+        for name in list(words):
+            words[name].update(dict.fromkeys(batch.column(name).unique().drop_null().to_pylist()))
+            if len(words[name]) > MOST_WORDS and not _is_coded(kinds[name]):
+                del words[name]
+    return {name: pa.array(list(found), pa.string()) for name, found in words.items()}
+
+
+def _stored_chunk(chunk: pa.Array, kind: pa.DataType, words: pa.Array | None) -> pa.Array:
+    """A chunk as `kind`, as codes where there are `words`."""
+    if pa.types.is_dictionary(chunk.type):
+        chunk = chunk.cast(chunk.type.value_type)
+    if words is not None:
+        return pa.DictionaryArray.from_arrays(pc.index_in(chunk.cast(pa.string()), value_set=words), words)
+    return chunk if chunk.type == kind else chunk.cast(kind)
+
+
+def _is_coded(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(kind) and pa.types.is_string(kind.value_type))
 
 
 def _plain_type(kind: pa.DataType) -> pa.DataType:
@@ -460,12 +530,13 @@ def _plain_type(kind: pa.DataType) -> pa.DataType:
         kind = kind.value_type
     if pa.types.is_decimal(kind):
         return pa.float64()
-    return {pa.large_string(): pa.string(), pa.string_view(): pa.string(), pa.float16(): pa.float32()}.get(kind, kind)
-
-
-def tidy_chunk(chunk: pa.Array, kind: pa.DataType) -> pa.Array:
-    """A chunk as `kind`."""
-    return chunk if chunk.type == kind else chunk.cast(kind)
+    simpler = {
+        pa.large_string(): pa.string(),
+        pa.string_view(): pa.string(),
+        pa.binary_view(): pa.binary(),
+        pa.float16(): pa.float32(),
+    }
+    return simpler.get(kind, kind)
 
 
 def first_values(column: Column, most: int = 100) -> list[Any]:

@@ -2,6 +2,8 @@
 
 open_task(data, tree)    read, divide, fit, encode, choose          -> Task
 build(task)              one network a role, the algorithm, a clock -> Assembly
+complete(task)           the rest of the recipe, by a trial where something is left open
+by_trial(task)           the same with what the trial showed
 measure(task)            threads and seconds a step, by a short trial on copies
 """
 
@@ -22,17 +24,16 @@ from fathom.analysis import plan
 from fathom.core import device as devices
 from fathom.core.contract import Algorithm, Batch, Clock, Context, Loss, Model, Schema, epoch_steps
 from fathom.core.device import Device
-from fathom.core.errors import FathomError
+from fathom.core.errors import FathomError, unknown
 from fathom.core.prepare import Prepared, prepare
-from fathom.core.recipe import OWN, Recipe, merge
+from fathom.core.recipe import BUDGETS, OWN, Data, Recipe, StageTable, merge
 from fathom.core.registry import algorithms, networks
-from fathom.core.tensors import Index, TensorSet
+from fathom.core.tensors import TensorSet
 from fathom.fields.augment import transform
 from fathom.networks import own
 from fathom.sources import open_source
 
 Tell = Callable[[str], None]
-Divide = Callable[[Any, Any], dict[str, Index]]
 
 
 def silent(line: str) -> None:
@@ -82,21 +83,14 @@ class Assembly:
     models: dict[str, Model]
 
 
-def open_task(
-    data: Any,
-    tree: Mapping[str, Any],
-    module: nn.Module | None = None,
-    losses: Any = None,
-    divide: Divide | None = None,
-) -> Task:
-    """From what the user said to a task.
+def open_task(data: Any, tree: Mapping[str, Any], module: nn.Module | None = None, losses: Any = None) -> Task:
+    """From what the user said to a task; of a run of several folds, that of the first.
 
     Args:
         data: location, frame, arrays, Dataset, DataLoader.
         tree: the user's recipe as nested tables.
         module: their own network.
         losses: a loss of theirs, or target -> loss.
-        divide: makes the splits, where the caller does (folds).
 
     Raises:
         FathomError: the recipe, the data or the combination is wrong.
@@ -112,11 +106,14 @@ def open_task(
         )
     asked = Recipe.parse(tree)
     source = open_source(data, asked.data)
-    prepared = prepare(source, asked.data, asked.training.seed, divide)
+    prepared = prepare(source, _division(asked), asked.training.seed)
     rows = len(prepared.splits["train"])
     choice = plan.choose(prepared.schema, rows, tree)
-    recipe = Recipe.parse({**merge(merge({}, choice.changes), _dotted(tree)), "stage": tree.get("stage", [])})
-    recipe = _settle(recipe, rows)
+    stages = tree.get("stage", [])
+    chosen = {key: value for key, value in choice.changes.items() if not (stages and key in BUDGETS)}
+    recipe = Recipe.parse({**merge(merge({}, chosen), _dotted(tree)), "stage": stages})
+    recipe = _settle(recipe, rows, asked.training.keep)
+    _check_monitor(recipe.training.monitor, prepared)
     return Task(recipe, prepared, choice, module, _losses(losses, prepared.schema))
 
 
@@ -129,15 +126,58 @@ def _dotted(tree: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _settle(recipe: Recipe, rows: int) -> Recipe:
-    """Epochs become steps by arithmetic; a batch is never larger than the training rows."""
+def _division(recipe: Recipe) -> Data:
+    """The data table by which rows are divided: of a run of several folds the first fold stands for all."""
+    folds = recipe.training.folds
+    if folds == 1:
+        return recipe.data
+    if recipe.data.fold is not None:
+        raise FathomError(
+            f"data.fold trains one fold and training.folds = {folds} trains all; leave one of them out."
+        )
+    return recipe.data.model_copy(update={"fold": (1, folds)})
+
+
+def _check_monitor(monitor: str, prepared: Prepared) -> None:
+    """Refuse a metric that no target has, before anything is trained or written."""
+    targets, rows = prepared.schema.targets, prepared.sets["validation"]
+    few = rows.subset(torch.arange(min(64, len(rows))))
+    known = ["loss"]
+    for name, target in targets.items() if monitor != "loss" else ():
+        prefix = f"{name}." if len(targets) > 1 else ""
+        metrics = target.metrics(torch.zeros(len(few), *target.outputs), few.column(name))
+        known += [prefix + metric for metric in metrics]
+    if monitor not in known:
+        raise FathomError(unknown("metric", monitor, known, "training.monitor"))
+
+
+def _settle(recipe: Recipe, rows: int, keep: str | None) -> Recipe:
+    """Epochs become steps by arithmetic; a batch is never larger than the training rows.
+
+    Args:
+        recipe: with what the plan chose.
+        rows: of the training split.
+        keep: which weights the user wants; where they left it open, an average is made to be used.
+    """
     training = recipe.training
     changes: dict[str, Any] = {"batch": min(training.rows_per_batch(), rows)}
-    if training.steps is None and training.epochs is not None and training.minutes is None:
-        changes["steps"] = max(1, round(training.epochs * epoch_steps(rows, changes["batch"])))
+    per_epoch = epoch_steps(rows, changes["batch"])
+    stages = [_settled_stage(stage, per_epoch) for stage in recipe.stage]
+    if stages:
+        changes["steps"] = sum(stage.planned_steps() for stage in stages)
+    elif training.steps is None and training.epochs is not None and training.minutes is None:
+        changes["steps"] = max(1, round(training.epochs * per_epoch))
+    if keep is None and training.keep == "last" and training.average:
+        changes["keep"] = "average"
     if training.keep == "average" and not training.average:
         changes["average"] = 0.999
-    return recipe.model_copy(update={"training": training.model_copy(update=changes)})
+    return recipe.model_copy(update={"training": training.model_copy(update=changes), "stage": stages})
+
+
+def _settled_stage(stage: StageTable, per_epoch: int) -> StageTable:
+    if stage.epochs is None:
+        return stage
+    return stage.model_copy(update={"epochs": None, "steps": max(1, round(stage.epochs * per_epoch))})
 
 
 def _losses(losses: Any, schema: Schema) -> dict[str, Loss]:
@@ -145,10 +185,10 @@ def _losses(losses: Any, schema: Schema) -> dict[str, Loss]:
         return {}
     if callable(losses):
         return dict.fromkeys(schema.targets, losses)
-    unknown = set(losses) - set(schema.targets)
-    if unknown:
+    strange = set(losses) - set(schema.targets)
+    if strange:
         raise FathomError(
-            f"A loss is given for '{min(unknown)}', which is no target. Targets: {', '.join(schema.targets)}."
+            f"A loss is given for '{min(strange)}', which is no target. Targets: {', '.join(schema.targets)}."
         )
     return dict(losses)
 
@@ -161,7 +201,8 @@ def build(task: Task, device: Device) -> Assembly:
     models = {}
     for role, part in algorithm.roles(schema).items():
         model = Model(part, network(task, part, role))
-        models[role] = to_memory_format(model).to(device.torch)
+        _check_single_rows(model, task)
+        models[role] = (model if task.module is not None else to_memory_format(model)).to(device.torch)
     clock = Clock()
     context = Context(
         schema, models, recipe, clock, device.torch,
@@ -170,7 +211,31 @@ def build(task: Task, device: Device) -> Assembly:
         losses=task.losses,
         class_weights=class_weights(task, device.torch),
     )  # fmt: skip
-    return Assembly(algorithm(context, **recipe.algorithm), clock, models)
+    built = algorithm(context, **recipe.algorithm)
+    for stage in recipe.stage:  # a wrong name in the last stage is told before the first one
+        for optimizer in built.optimizers.values():
+            optimizer.check(stage.rates)
+    return Assembly(built, clock, models)
+
+
+def _check_single_rows(model: Model, task: Task) -> None:
+    """Refuse batches of one row where the network normalizes over the rows of a batch.
+
+    Raises:
+        FathomError: says which batch is large enough.
+    """
+    rows = len(task.prepared.splits["train"])
+    smallest = rows // epoch_steps(rows, task.recipe.training.rows_per_batch())
+    if smallest > 1 or not any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in model.modules()):
+        return
+    try:
+        with torch.no_grad(), devices.undisturbed():
+            copy.deepcopy(model).train()(task.prepared.sets["train"].batch(torch.tensor([0])))
+    except ValueError as error:
+        raise FathomError(
+            f"training.batch = {task.recipe.training.batch} makes batches of one row of {rows}, and the network's batch "
+            "normalization cannot take the mean over one. Use a larger --batch, or another normalization."
+        ) from error
 
 
 def resident(sets: Mapping[str, TensorSet], device: Device) -> dict[str, TensorSet]:
@@ -223,16 +288,10 @@ def class_weights(task: Task, device: torch.device) -> dict[str, Tensor]:
     weights = {}
     for name, target in task.schema.targets.items():
         if target.kind == "category":
-            truth = column(task.prepared, name, "train")
+            truth = task.prepared.sets["train"].column(name)
             count = torch.bincount(truth if truth.ndim == 1 else truth.argmax(1), minlength=target.outputs[0]).float()
             weights[name] = (count.sum() / (len(count) * count.clamp(min=1))).to(device)
     return weights
-
-
-def column(prepared: Prepared, name: str, part: str) -> Tensor:
-    """(N, ...) one encoded field of one split."""
-    everything = prepared.sets[part].batch(torch.arange(len(prepared.sets[part])))
-    return everything[name]
 
 
 @dataclass(frozen=True)
@@ -276,6 +335,27 @@ def measure(task: Task, device: Device, budget: float = 0.3) -> Measured:
                     best = Measured(threads, precision, seconds)
     assert best is not None, "there is always a way"
     return best
+
+
+def by_trial(task: Task, device: Device) -> tuple[Task, Measured]:
+    """A trial, and the recipe with what only a trial can tell: threads, precision, and steps where minutes were given."""
+    training = task.recipe.training
+    measured = measure(task, device)
+    changes: dict[str, Any] = {"threads": measured.threads, "precision": measured.precision}
+    if training.steps is None:
+        seconds = 60 * (training.minutes or 1) * 0.95  # the rest is for validation
+        rows = len(task.prepared.splits["train"])
+        changes["steps"] = max(1, int(seconds / measured.seconds))
+        changes["epochs"] = round(max(changes["steps"] / epoch_steps(rows, training.rows_per_batch()), 0.01), 2)
+    settled = task.recipe.model_copy(update={"training": training.model_copy(update=changes)})
+    return replace(task, recipe=settled), measured
+
+
+def complete(task: Task, device: Device) -> Task:
+    """The task with a complete recipe; a trial is made only where something is left open."""
+    training = task.recipe.training
+    left_open = training.threads is None or training.precision is None or training.steps is None
+    return by_trial(task, device)[0] if left_open else task
 
 
 def _precisions(task: Task, device: Device) -> list[str]:

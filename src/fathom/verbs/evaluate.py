@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 
 from fathom.analysis import evaluate as evaluation
 from fathom.analysis.baseline import baselines
+from fathom.core.contract import Columns, Schema
 from fathom.core.errors import DataError, FathomError
-from fathom.core.prepare import Prepared, codes, describe_row, encode, input_hashes
+from fathom.core.prepare import Prepared, blocks, describe_row, encode, input_hashes, missing_groups
 from fathom.core.recipe import Data
 from fathom.core.run import read_json
 from fathom.core.tensors import TensorSet
@@ -38,18 +40,20 @@ def evaluate(run: Run | str | Path, data: Any = None) -> dict[str, Any]:
             raise FathomError(
                 f"{run.path} was trained on data in memory, or data that have moved or changed; name the data to judge it on."
             )
-        return judge(prepared, run.predictor, run.recipe.training.seed)
+        return judge(prepared, run.predictor, run.deployed.recipe.training.seed)
     return _other(run, data)
 
 
 def _original(run: Run) -> Prepared | None:
-    """The rows that the run was trained on, where they can still be read and have not changed."""
-    location = run.recipe.data.location
+    """The rows that what is deployed was trained on, where they can still be read and have not changed."""
+    deployed = run.deployed
+    location = deployed.recipe.data.location
     if location is None:
         return None
-    began = read_json(run.folder.file("environment.json"))["data"]  # a damaged file is told, not taken for other data
+    # A damaged file is told, not taken for other data.
+    began = read_json(deployed.folder.file("environment.json"))["data"]
     try:
-        prepared = open_task(location, run.recipe.tables()).prepared
+        prepared = open_task(location, deployed.recipe.tables()).prepared
     except FathomError:
         return None
     return prepared if prepared.fingerprint == began else None
@@ -59,11 +63,11 @@ def _other(run: Run, data: Any) -> dict[str, Any]:
     """Judge on all rows of other data."""
     schema, seed = run.schema, run.recipe.training.seed
     original = _original(run)
-    test, blocks, told = read_rows(run, data, original)
+    test, together, told = read_rows(run, data, original)
     train = original.sets["train"] if original is not None else None
     fitted, notes = baselines(schema, train, test, seed) if train is not None else ({}, [NO_BASELINE])
     metric = evaluation.primary(schema, evaluation.class_shares(train if train is not None else test, schema))
-    results = evaluation.results(run.predictor.outputs(test), fitted, test, schema, seed, metric, blocks)
+    results = evaluation.results(run.predictor.outputs(test), fitted, test, schema, seed, metric, together)
     results["evaluation_notes"] = [*results.pop("notes"), *notes, *told]
     results["rows"] = len(test)
     return results
@@ -76,8 +80,8 @@ def read_rows(run: Run, data: Any, original: Prepared | None) -> tuple[TensorSet
     """Other data, encoded by the run's fitted fields.
 
     Returns:
-        The rows that can be judged, the group of each (None where there are none), and sentences about rows that were
-        left out or had been learnt from.
+        The rows that can be judged, which of them belong together (None where all are independent), and sentences about
+        rows that were left out or had been learnt from.
 
     Raises:
         DataError: a column is missing, or too many rows cannot be read.
@@ -85,19 +89,34 @@ def read_rows(run: Run, data: Any, original: Prepared | None) -> tuple[TensorSet
     schema = run.schema
     options = Data(target=run.recipe.data.target or list(schema.targets), bad_rows=run.recipe.data.bad_rows)
     columns = open_source(data, options, like=schema).columns()
-    missing = [name for item in schema.fields().values() for name in item.columns if name not in columns]
-    if missing:
-        has = ", ".join(list(columns)[:12])
-        raise DataError(f"{data} has no column '{missing[0]}', which the run needs. It has: {has}.")
+    notes = _check_columns(data, columns, schema)
+    schema = replace(schema, special={part: name for part, name in schema.special.items() if name in columns})
     rows, faults = encode(schema, columns)
     told = [describe_row(columns, schema, row, faults[row]) for row in sorted(faults)[:1]]
     if len(faults) > options.bad_rows * columns.rows:
         raise DataError(f"{len(faults)} of {columns.rows} rows cannot be judged: {told[0]}. Mend or remove them.")
     kept = np.setdiff1d(np.arange(columns.rows), list(faults))
-    group = schema.special.get("group")
-    blocks = codes(columns, group) if group in columns else None
-    notes = [f"{len(faults)} rows are left out: {told[0]}"] if faults else []
+    together = blocks(columns, schema, {"test": kept})
+    notes += missing_groups(columns, schema)
+    notes += [f"{len(faults)} rows are left out: {told[0]}"] if faults else []
     if original is not None:
         learnt = np.isin(input_hashes(columns, schema)[kept], original.hashes[original.splits["train"]]).sum()
         notes += [f"{learnt:,} of these rows were learnt from; the figures are too good."] if learnt else []
-    return rows.subset(torch.from_numpy(kept)), None if blocks is None else blocks[kept], notes
+    return rows.subset(torch.from_numpy(kept)), None if together is None else together[kept], notes
+
+
+def _check_columns(data: Any, columns: Columns, schema: Schema) -> list[str]:
+    """Refuse data that lack what the figures rest on; a sentence where only their intervals do."""
+    needed = [name for item in schema.fields().values() for name in item.columns]
+    needed += [schema.special["weight"]] if "weight" in schema.special else []
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        what = f"'{data}'" if isinstance(data, str | Path) else "The given data"
+        has = ", ".join(list(columns)[:12])
+        raise DataError(f"{what} has no column '{missing[0]}', which the run needs. It has: {has}.")
+    return [
+        f"There is no column '{name}' (data.{part}), so intervals do not know which rows belong together and may be "
+        "too narrow."
+        for part, name in schema.special.items()
+        if part in ("group", "time") and name not in columns
+    ]

@@ -3,11 +3,12 @@
 fit(data, ...)          a new run
 fit(resume=run)         go on with one that was stopped
 
-open_task ─▶ measure ─▶ train_one ─▶ Run     one member, or several and their aggregate
+open_task ─▶ complete ─▶ train_one ─▶ Run     one member, or several and their aggregate
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import time
@@ -19,14 +20,15 @@ from typing import Any, TextIO
 from torch import nn
 
 from fathom.analysis import plan
+from fathom.analysis.wording import count_text
 from fathom.core import device as devices
-from fathom.core.contract import epoch_steps
 from fathom.core.device import Device
 from fathom.core.errors import FathomError, RunError
-from fathom.core.recipe import BUDGETS, Recipe, flag_changes, merge
+from fathom.core.recipe import BUDGETS, OWN, Recipe, flag_changes, merge
 from fathom.core.run import RunFolder, read_json, safe_name, sealed_json, write_atomic
+from fathom.networks import own
 from fathom.verbs import members
-from fathom.verbs.assemble import Divide, Session, Task, Tell, measure, open_task, silent
+from fathom.verbs.assemble import Session, Task, Tell, complete, open_task, silent
 from fathom.verbs.result import Run
 from fathom.verbs.train import train_one
 
@@ -35,7 +37,7 @@ __all__ = ["fit"]
 
 def fit(
     data: Any = None,
-    *,
+    *more: Any,
     network: str | nn.Module | None = None,
     loss: Any = None,
     recipe: Mapping[str, Any] | str | Path | None = None,
@@ -48,6 +50,7 @@ def fit(
 
     Args:
         data: a folder, file or built-in name; a frame, arrays, lists, a torch Dataset or DataLoader; or a recipe file.
+        more: nothing; x and y come together, as `fit((x, y))`.
         network: a name, or your own `nn.Module`.
         loss: your own loss, (output, target) -> one number a row; or target -> loss.
         recipe: tables, or the path of a TOML file, that the other arguments override.
@@ -63,12 +66,26 @@ def fit(
     Raises:
         FathomError: anything wrong with the data, the recipe or the machine, in sentences.
     """
+    refuse_more(more)
     progress = progress if progress is not None else (sys.stderr if sys.stderr.isatty() else None)
     if resume is not None:
-        module = network if isinstance(network, nn.Module) else None
-        return _resume(resume, data, flag_changes(flags), Session(module, loss, tell or silent, progress))
+        if recipe is not None:
+            raise FathomError(
+                "A run goes on with its own recipe: leave recipe= out, or start a new run without resume=."
+            )
+        name, module = named(network)
+        changes = flag_changes({**flags, "network": name})
+        folder = resume.folder if isinstance(resume, Run) else RunFolder.open(resume)
+        with folder.lock():
+            return _resume(folder, data, changes, Session(module, loss, tell or silent, progress))
     data, tree, module = request(data, network, recipe, flags)
     return _start(data, tree, Session(module, loss, tell or silent, progress))
+
+
+def refuse_more(more: tuple[Any, ...]) -> None:
+    """x and y as two arguments are what many are used to."""
+    if more:
+        raise FathomError("Give x and y together, as one pair: fathom.fit((x, y)).")
 
 
 def request(
@@ -79,24 +96,54 @@ def request(
     Raises:
         FathomError: no data is named, or an argument is not known.
     """
-    module = network if isinstance(network, nn.Module) else None
-    changes = flag_changes({**flags, "network": network if isinstance(network, str) else None})
+    name, module = named(network)
+    changes = flag_changes({**flags, "network": name})
+    if isinstance(data, str) and not data.strip():
+        raise FathomError(NOTHING)
     if isinstance(data, str | Path) and str(data).endswith(".toml"):
-        data, recipe = None, recipe or data
+        if recipe is not None:
+            raise FathomError(
+                f"Two recipes came: {data} and recipe=. Give one, and what should differ as keys: **{{'network.dropout': 0.5}}."
+            )
+        data, recipe = None, data
     tree = dict(recipe) if isinstance(recipe, Mapping) else Recipe.read(Path(recipe)) if recipe else {}
     tree = merge(tree, changes)
     if data is None:
         data = tree.get("data", {}).get("location")
     if data is None and recipe is not None:
+        Recipe.parse(tree, recipe if isinstance(recipe, str) else "")  # what is wrong in it may be why it names none
         raise FathomError(
             "The recipe names no data: it was made from data in memory. Give them as well: fathom.fit(data, recipe=...)"
         )
     if data is None:
-        raise FathomError("Nothing to learn from: name a folder, a file or a built-in set, as in: fathom fit digits")
+        raise FathomError(NOTHING)
     if isinstance(data, str | Path):
         data = _absolute(str(data))
         tree = merge(tree, {"data.location": data})
     return data, tree, module
+
+
+NOTHING = "Nothing to learn from: name a folder, a file or a built-in set, as in: fathom fit digits"
+
+
+def named(network: Any) -> tuple[str | None, nn.Module | None]:
+    """What `network=` says, as a name or a module of the user's own.
+
+    Raises:
+        FathomError: it is neither.
+    """
+    if network is None or isinstance(network, str):
+        return network, None
+    if isinstance(network, nn.Module):
+        return None, network
+    if isinstance(network, type):
+        raise FathomError(
+            f"network= is the class {network.__name__}; give a module made from it, as in network={network.__name__}(...)."
+        )
+    raise FathomError(
+        f"network= is a {type(network).__name__}; give a name or your own nn.Module. Settings of a network are keys: "
+        "fathom.fit(data, network='mlp', **{'network.dropout': 0.5})."
+    )
 
 
 def _absolute(location: str) -> str:
@@ -109,30 +156,18 @@ def _start(data: Any, tree: dict[str, Any], session: Session) -> Run:
     begin = time.perf_counter()
     training = Recipe.parse(tree).training
     device = Device.choose(training.device)
-    location = data if isinstance(data, str | Path) else type(data).__name__
+    devices.check_threads(training.threads)
+    own_name = type(session.module).__name__ if session.module is not None else "data"
+    location = data if isinstance(data, str | Path) else own_name
     name, exact = training.name or safe_name(str(location)), training.name is not None
     RunFolder.check(Path(training.out), name, exact=exact)  # before the data are read, which may take long
     task = open_task(data, tree, session.module, session.loss)
-    task = _measured(task, device, session.tell)
+    task = complete(task, device)
     folder = RunFolder.create(Path(training.out), name, exact=exact)
-    _write_start(folder, task)
-    _introduce(task, session.tell, folder)
-    return _train(folder, task, data, tree, device, session, time.perf_counter() - begin)
-
-
-def _measured(task: Task, device: Device, tell: Tell) -> Task:
-    """The recipe with what only a trial can tell: threads, precision, and steps where minutes were given."""
-    training = task.recipe.training
-    if training.threads is not None and training.precision is not None and training.steps is not None:
-        return task
-    measured = measure(task, device)
-    changes: dict[str, Any] = {"threads": measured.threads, "precision": measured.precision}
-    if training.steps is None:
-        seconds = 60 * (training.minutes or 1) * 0.95  # the rest is for validation
-        rows = len(task.prepared.splits["train"])
-        changes["steps"] = max(1, int(seconds / measured.seconds))
-        changes["epochs"] = round(max(changes["steps"] / epoch_steps(rows, training.rows_per_batch()), 0.01), 2)
-    return replace(task, recipe=task.recipe.model_copy(update={"training": training.model_copy(update=changes)}))
+    with folder.lock():
+        _write_start(folder, task)
+        _introduce(task, session.tell, folder)
+        return _train(folder, task, data, device, session, time.perf_counter() - begin)
 
 
 def _write_start(folder: RunFolder, task: Task) -> None:
@@ -172,99 +207,158 @@ def describe(task: Task) -> list[str]:
     lines += [f"Note      {note}" for note in task.prepared.notes]
     lines.append(f"Network   {task.choice.network}: {task.choice.reason}")
     lines.append(
-        f"Training  {training.optimizer}, rate {training.learning_rate:g}, batch {training.batch}, {training.steps:,} steps, "
-        f"{training.precision or 'float32'}, {training.threads or 'any'} thread{'s' if training.threads != 1 else ''}"
+        f"Training  {training.optimizer}, rate {training.learning_rate:g}, batch {training.batch}, "
+        f"{count_text(training.planned_steps(), 'step')}, {training.precision or 'float32'}, "
+        f"{training.threads or 'any'} thread{'s' if training.threads != 1 else ''}"
     )
     return lines
 
 
-def _train(
-    folder: RunFolder,
-    task: Task,
-    data: Any,
-    tree: Mapping[str, Any],
-    device: Device,
-    session: Session,
-    prepared_seconds: float,
-) -> Run:
+def _train(folder: RunFolder, task: Task, data: Any, device: Device, session: Session, prepared_seconds: float) -> Run:
     """Train one member, or all; then aggregate."""
     training = task.recipe.training
     if training.folds == 1 and training.seeds == 1:
-        train_one(folder, task, device, session, prepared_seconds)
-        return Run(folder)
-    with folder.lock():
-        made = []
-        for number, (name, changes, divide) in enumerate(members.plan(training)):
-            path = RunFolder(folder.file("members") / name)
-            made.append(path)
+        train_one(folder, task, device, session, prepared_seconds, folder)
+        return Run(folder, copy.deepcopy(session.module))
+    made = []
+    planned = members.plan(task.recipe)
+    for number, (name, recipe) in enumerate(planned.items()):
+        path = RunFolder(folder.file("members") / name)
+        made.append(path)
+        path.path.mkdir(parents=True, exist_ok=True)
+        with path.lock():
+            recipe = _take_up(path, recipe)
             if path.file("results.json").exists():
                 continue
-            session.tell(f"Member    {name} ({number + 1} of {training.folds * training.seeds})")
-            member = _member(task, data, tree, changes, divide, session, device)
-            path.path.mkdir(parents=True, exist_ok=True)
+            session.tell(f"Member    {name} ({number + 1} of {len(planned)})")
+            member = _member(task, recipe, data, session)
             if not path.file("recipe.toml").exists():
                 _write_start(path, member)
-            train_one(path, member, device, session, 0.0)
-        members.aggregate(folder, made, training)
-    return Run(folder)
+            _check_data(path, member)
+            train_one(path, member, device, session, 0.0, folder)
+    members.aggregate(folder, made, training)
+    return Run(folder, copy.deepcopy(session.module))
 
 
-def _member(
-    task: Task,
-    data: Any,
-    tree: Mapping[str, Any],
-    changes: Mapping[str, Any],
-    divide: Divide | None,
-    session: Session,
-    device: Device,
-) -> Task:
-    """The task of one member: another seed over the same rows, or the same seed over another fold."""
-    if divide is None:
-        return replace(task, recipe=task.recipe.change({**changes, "training.seeds": 1}))
-    fold = open_task(data, merge(tree, changes), session.module, session.loss, divide)
-    settled = fold.recipe.training.model_copy(
-        update={
-            "threads": task.recipe.training.threads,
-            "precision": task.recipe.training.precision,
-            "folds": 1,
-            "seeds": 1,
-        }
-    )
-    return _measured(replace(fold, recipe=fold.recipe.model_copy(update={"training": settled})), device, session.tell)
+# What a resume may change. Members follow the run of which they are.
+RESUMABLE = (*BUDGETS, "training.device", "training.threads")
 
 
-def _resume(resume: Run | str | Path, data: Any, changes: Mapping[str, Any], session: Session) -> Run:
-    """Go on where a run was stopped."""
-    folder = resume.folder if isinstance(resume, Run) else RunFolder.open(resume)
+def _take_up(folder: RunFolder, planned: Recipe) -> Recipe:
+    """The recipe of a member: its own where it has begun, under the budget that the run has now."""
+    if not folder.file("recipe.toml").exists():
+        return planned
+    begun = Recipe.parse(Recipe.read(folder.file("recipe.toml")))
+    keys = [key.partition(".")[2] for key in RESUMABLE]
+    changes = {key: getattr(planned.training, key) for key in keys}
+    if begun.training.steps != planned.training.steps:
+        changes["stop_after"] = None
+    recipe = begun.model_copy(update={"training": begun.training.model_copy(update=changes)})
+    if recipe != begun:
+        _check_budget(folder, recipe.training.planned_steps())
+        _begin_again(folder, recipe, extended=begun.training.steps != planned.training.steps)
+    return recipe
+
+
+def _begin_again(folder: RunFolder, recipe: Recipe, *, extended: bool) -> None:
+    """Write a changed recipe. A larger budget unmakes the end of the run, first, so that a kill here leaves no wrong one."""
+    if extended:
+        folder.file("results.json").unlink(missing_ok=True)
+    write_atomic(folder.file("recipe.toml"), recipe.toml().encode())
+
+
+def _member(task: Task, recipe: Recipe, data: Any, session: Session) -> Task:
+    """The task of one member; those that share the rows of the run's own task are not read again."""
+    if recipe.data.fold is None or recipe.data.fold[0] == 1:
+        return replace(task, recipe=recipe)
+    opened = open_task(data, recipe.tables(), session.module, session.loss)
+    return replace(opened, choice=task.choice)
+
+
+def _resume(folder: RunFolder, data: Any, changes: Mapping[str, Any], session: Session) -> Run:
+    """Go on where a run was stopped, or beyond its end where it has a larger budget now."""
     tree = Recipe.read(folder.file("recipe.toml"))
-    foreign = [key for key in changes if key not in BUDGETS and key not in ("training.device", "training.threads")]
+    begun = Recipe.parse(tree)
+    foreign = [key for key in changes if key not in RESUMABLE]
     if foreign:
         raise FathomError(
             f"'{foreign[0]}' cannot change in a run that has begun; start a new one: fathom fit {folder.file('recipe.toml')} ..."
         )
-    tree = merge(tree, changes)
-    data = data if data is not None else tree.get("data", {}).get("location")
+    _check_same_data(folder, data, begun.data.location)
+    data = data if data is not None else begun.data.location
     if data is None:
         raise FathomError(
             f"{folder.path} was trained on data in memory; give them again: fathom.fit(data, resume={str(folder.path)!r})"
         )
-    if folder.file("results.json").exists() and not changes:
-        if not folder.file("report.html").exists():  # killed between the results and the page
-            from fathom.analysis.report import write_report
-
-            with folder.lock():
-                write_report(folder)
-        session.tell(f"{folder.path} is finished; give more --epochs to go on.")
-        return Run(folder)
+    finished = folder.file("results.json").exists()
+    if finished and not any(key in BUDGETS for key in changes):
+        return _finished(folder, session)
+    _check_module(folder, begun.network, session.module)
     begin = time.perf_counter()
-    device = Device.choose(Recipe.parse(tree).training.device)
+    tree = merge(tree, changes)
+    training = Recipe.parse(tree).training
+    device = Device.choose(training.device)
+    devices.check_threads(training.threads)
     task = open_task(data, tree, session.module, session.loss)
+    _check_data(folder, task)
+    task = complete(task, device)
+    extended = task.recipe.training.planned_steps() != begun.training.steps
+    if finished and not extended:
+        return _finished(folder, session)
+    _check_budget(folder, task.recipe.training.planned_steps())
+    if changes:
+        _begin_again(folder, task.recipe, extended=extended)
+    session.tell(f"Resume    {folder.path}")
+    return _train(folder, task, data, device, session, time.perf_counter() - begin)
+
+
+def _check_same_data(folder: RunFolder, data: Any, began: str | None) -> None:
+    """Refuse to name other data than a run's own, unless those have moved."""
+    if data is None or began is None or (isinstance(data, str | Path) and _absolute(str(data)) == began):
+        return
+    if Path(began).exists() or not Path(began).is_absolute():
+        came = f"'{data}'" if isinstance(data, str | Path) else f"the {type(data).__name__}"
+        raise FathomError(f"{folder.path} goes on with its own data, {began}. Leave {came} out, or start a new run.")
+
+
+def _check_module(folder: RunFolder, network: Mapping[str, Any], module: nn.Module | None) -> None:
+    """Refuse another network than that which the run began with."""
+    name = network.get("name")
+    if name != OWN and module is not None:
+        raise FathomError(f"{folder.path} trains the network '{name}'; leave your own module out, or start a new run.")
+    if name != OWN or (module is not None and own.fingerprint(module) == network.get("fingerprint")):
+        return
+    came = "none came" if module is None else "the parameters of the one that came have other names or shapes"
+    raise FathomError(
+        f"{folder.path} trains your own module {network.get('class')}, and {came}. Go on in Python with: "
+        f"fathom.fit(..., resume={str(folder.path)!r}, network={network.get('class')}())"
+    )
+
+
+def _finished(folder: RunFolder, session: Session) -> Run:
+    """Nothing is left to do, but for the page where a kill came before it."""
+    if not folder.file("report.html").exists():
+        from fathom.analysis.report import write_report
+
+        write_report(folder)
+    session.tell(f"{folder.path} is finished; give more --epochs to go on.")
+    return Run(folder, copy.deepcopy(session.module))
+
+
+def _check_data(folder: RunFolder, task: Task) -> None:
+    """Refuse other data than those that a run began with."""
     if read_json(folder.file("environment.json"))["data"] != task.prepared.fingerprint:
         raise RunError(
             f"The data of {folder.path} have changed since the run began; a resume would mix two data sets. Start a new run."
         )
-    task = _measured(task, device, session.tell)
-    if changes:
-        write_atomic(folder.file("recipe.toml"), task.recipe.toml().encode())
-    session.tell(f"Resume    {folder.path}")
-    return _train(folder, task, data, tree, device, session, time.perf_counter() - begin)
+
+
+def _check_budget(folder: RunFolder, steps: int) -> None:
+    """Refuse a budget that has been spent already, before anything is changed."""
+    saved = folder.path.rglob("checkpoints/step-*.safetensors")
+    done = max((int(path.stem.partition("-")[2]) for path in saved), default=0)
+    if done > steps:
+        raise RunError(
+            f"{folder.path} has done {done:,} steps already, and the budget is {steps:,} steps in all. "
+            "Give a larger one, or start a new run."
+        )

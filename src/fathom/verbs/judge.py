@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fathom.analysis import evaluate
+from fathom.analysis import evaluate, language
 from fathom.analysis.baseline import baselines
 from fathom.core.contract import Columns, Predictor, Schema, TensorSet
 from fathom.core.prepare import Prepared, file_columns
@@ -27,15 +27,27 @@ def judge(prepared: Prepared, predictor: Predictor, seed: int) -> dict[str, Any]
         seed: of the resampling and of the baselines.
     """
     train, test = prepared.sets["train"], prepared.sets["test"]
+    blocks = prepared.blocks[prepared.splits["test"]] if prepared.blocks is not None else None
+    if language.writes(prepared.schema):
+        return _judge_text(prepared, predictor, seed, blocks)
     outputs = predictor.outputs(test)
     fitted, notes = baselines(prepared.schema, train, test, seed)
-    blocks = prepared.blocks[prepared.splits["test"]] if prepared.blocks is not None else None
     metric = evaluate.primary(prepared.schema, evaluate.class_shares(train, prepared.schema))
     results = evaluate.results(outputs, fitted, test, prepared.schema, seed, metric, blocks)
     results["evaluation_notes"] = results.pop("notes") + notes
     rows = prepared.splits["test"]
     for mistake in results["mistakes"]:
         show(mistake, int(rows[mistake["row"]]), prepared.columns, prepared.schema, test)
+    return results
+
+
+def _judge_text(prepared: Prepared, predictor: Predictor, seed: int, blocks: np.ndarray | None) -> dict[str, Any]:
+    """The test part of results.json where a text is written."""
+    told = language.written(predictor, prepared.columns, prepared.splits, prepared.sets)
+    test = prepared.sets["test"]
+    results = evaluate.results(told.outputs, told.baselines, test, prepared.schema, seed, told.metric, blocks)
+    results["evaluation_notes"] = results.pop("notes") + told.notes
+    results["targets"][next(iter(told.outputs))]["examples"] = told.examples
     return results
 
 

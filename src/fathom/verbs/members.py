@@ -7,51 +7,44 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from fathom.analysis.evaluate import Estimate, pooled, pooled_difference, verdict
-from fathom.core import split
+from fathom.analysis import evaluate
+from fathom.analysis.evaluate import Estimate, pooled, pooled_difference
 from fathom.core.callbacks import better
-from fathom.core.recipe import Training
+from fathom.core.recipe import Recipe, Training
 from fathom.core.run import RunFolder, read_json, sealed_json, write_atomic
-from fathom.core.tensors import Index
-from fathom.verbs.assemble import Divide
 
 
-def plan(training: Training) -> Iterator[tuple[str, dict[str, Any], Divide | None]]:
-    """(name, changes to the recipe, division) of each member."""
-    for seed in range(training.seed, training.seed + training.seeds):
-        changes = {"training.seed": seed}
+def plan(recipe: Recipe) -> dict[str, Recipe]:
+    """The recipe of each member by name, made from the run's resolved one.
+
+    Each stands for itself: it names its seed, the seed of the division, and its fold, and can be repeated alone.
+    """
+    training = recipe.training
+    seeds = range(training.seed, training.seed + training.seeds)
+    division = training.seed if recipe.data.split_seed is None else recipe.data.split_seed
+    made = {}
+    for seed in seeds:
+        alone = {"training.seed": seed, "training.seeds": 1, "training.folds": 1, "data.split_seed": division}
         if training.folds == 1:
-            yield f"seed-{seed}", changes, None
+            made[f"seed-{seed}"] = recipe.change(alone)
             continue
-        for fold in range(training.folds):
-            name = f"fold-{fold + 1}" if training.seeds == 1 else f"seed-{seed}-fold-{fold + 1}"
-            yield name, changes, division(training.folds, fold, training.seed)
-
-
-def division(count: int, fold: int, seed: int) -> Divide:
-    """Test on one fold, validate on a share of the rest."""
-
-    def divide(unit: np.ndarray, strata: np.ndarray | None) -> dict[str, Index]:
-        held = split.folds(unit, count, seed, strata)[fold]
-        rest = np.setdiff1d(np.arange(len(unit)), held)
-        inner = split.divide(
-            unit[rest], {"validation": split.VALIDATION}, seed, None if strata is None else strata[rest]
-        )
-        return {"train": rest[inner["train"]], "validation": rest[inner["validation"]], "test": held}
-
-    return divide
+        for fold in range(1, training.folds + 1):
+            name = f"fold-{fold}" if training.seeds == 1 else f"seed-{seed}-fold-{fold}"
+            made[name] = recipe.change({**alone, "data.fold": [fold, training.folds]})
+    return made
 
 
 def aggregate(folder: RunFolder, members: Sequence[RunFolder], training: Training) -> None:
-    """One results.json and report for all members; the deployable is the best of them by its validation metric."""
+    """One results.json and report for all members; the deployable is the best of them by its validation metric.
+
+    `member` of the results names it: its recipe says on which rows the deployable was trained.
+    """
     tables = [read_json(member.file("results.json")) for member in members]
     folds = training.folds > 1
-    best = _best(members, training.monitor)
+    best = _best(tables)
     chosen = tables[best]
     results = {
         **chosen,
@@ -60,6 +53,7 @@ def aggregate(folder: RunFolder, members: Sequence[RunFolder], training: Trainin
         "baseline": _each([table["baseline"] for table in tables], pooled, folds),
         "difference": _each([table["difference"] for table in tables], pooled_difference, folds),
         "members": [{"name": m.name, "test": t["test"]} for m, t in zip(members, tables, strict=True)],
+        "member": members[best].name,
         "seconds": {key: sum(table["seconds"][key] for table in tables) for key in chosen["seconds"]},
         "kept": f"member {members[best].name}, {chosen['kept']}",
     }
@@ -67,25 +61,24 @@ def aggregate(folder: RunFolder, members: Sequence[RunFolder], training: Trainin
     def estimates(table: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Estimate]]:
         return {name: {m: Estimate.from_json(e) for m, e in metrics.items()} for name, metrics in table.items()}
 
-    results["verdict"] = verdict(estimates(results["baseline"]), estimates(results["difference"]), chosen["primary"])
+    compared = estimates(results["baseline"]), estimates(results["difference"]), chosen["primary"]
+    results.update(better=evaluate.better(*compared), verdict=evaluate.verdict(*compared))
     shutil.copytree(members[best].file("model"), folder.file("model"), dirs_exist_ok=True)
-    shutil.copyfile(members[best].file("metrics.jsonl"), folder.file("metrics.jsonl"))
+    for name in ("metrics.jsonl", "schema.json"):
+        shutil.copyfile(members[best].file(name), folder.file(name))
     write_atomic(folder.file("results.json"), sealed_json(results))
     from fathom.analysis.report import write_report
 
     write_report(folder)
 
 
-def _best(members: Sequence[RunFolder], monitor: str) -> int:
-    """Number of the member whose last validation value is best. The test rows have no say."""
-    from fathom.core.run import read_lines
-
+def _best(tables: Sequence[Mapping[str, Any]]) -> int:
+    """Number of the member whose deployed weights did best on its validation rows. The test rows have no say."""
     place, value = 0, math.nan
-    for i, member in enumerate(members):
-        lines = read_lines(member.file("metrics.jsonl"))
-        mine = lines[-1].get(f"validation/{monitor}", math.nan) if lines else math.nan
-        if isinstance(mine, float | int) and better(monitor, float(mine), value):
-            place, value = i, float(mine)
+    for i, table in enumerate(tables):
+        mine = table["monitored"]["value"]
+        if mine is not None and better(table["monitored"]["metric"], mine, value):
+            place, value = i, mine
     return place
 
 

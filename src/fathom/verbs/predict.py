@@ -5,13 +5,19 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fathom.core.contract import Schema
+import numpy as np
+
+from fathom.analysis.wording import capital
+from fathom.core.contract import Columns, Schema, TensorSet
 from fathom.core.errors import DataError
 from fathom.core.prepare import encode
 from fathom.core.run import write_atomic
+from fathom.core.tensors import to_list
+from fathom.fields.category import Category
 from fathom.sources import read_inputs
 from fathom.verbs.result import Run, load
 
@@ -27,16 +33,18 @@ def predict(run: Run | str | Path, *inputs: Any) -> list[dict[str, Any]]:
 
     Returns:
         One dict a row: "input" (file or row), and for each target "answer", "confidence", "probabilities"; with
-        several targets these stand under the target's name.
+        several targets these stand under the target's name. An answer that rests on what no training row had says so under "note".
 
     Raises:
-        DataError: an input cannot be read, or lacks a column.
+        DataError: an input cannot be read, lacks a column, or holds no rows.
     """
     run = load(run)
     if not inputs:
         raise DataError("predict needs something to answer: a file, a folder or rows.")
-    schema = Schema(run.schema.inputs, {}, {})
+    schema = replace(run.schema, targets={}, special={})
     columns, names = read_inputs(list(inputs), schema)
+    if columns.rows == 0:
+        raise DataError(f"{', '.join(map(_short, inputs))} holds no rows, so there is nothing to answer.")
     rows, faults = encode(schema, columns)
     if faults:
         row = min(faults)
@@ -48,8 +56,78 @@ def predict(run: Run | str | Path, *inputs: Any) -> list[dict[str, Any]]:
     decoded = {name: target.decode(outputs[name]) for name, target in run.schema.targets.items()}
     if len(decoded) == 1:
         (answers,) = decoded.values()
-        return [{"input": name, **answer} for name, answer in zip(names, answers, strict=True)]
-    return [{"input": name, **{target: rows[i] for target, rows in decoded.items()}} for i, name in enumerate(names)]
+        made = [{"input": name, **answer} for name, answer in zip(names, answers, strict=True)]
+    else:
+        made = [{"input": name, **{key: rows[i] for key, rows in decoded.items()}} for i, name in enumerate(names)]
+    for row, note in strange(schema, columns, rows).items():
+        made[row]["note"] = note
+    return made
+
+
+def strange(schema: Schema, columns: Columns, rows: TensorSet) -> dict[int, str]:
+    """Rows with a value that no training row had, and a sentence for each.
+
+    Args:
+        schema: fitted inputs.
+        columns: raw, N rows.
+        rows: the same, encoded.
+    """
+    told: dict[int, list[str]] = {}
+    for name, item in schema.inputs.items():
+        if isinstance(item, Category):
+            for row, place in (rows.column(name) == 0).nonzero().tolist():
+                key = item.columns[place]
+                value = to_list(columns.select([key]).slice(row, row + 1)[key])[0]
+                if value is not None:
+                    told.setdefault(row, []).append(f"no training row has '{value}' as its {key}")
+        elif item.kind == "image" and item.shape[0] == 1:
+            column = columns[item.columns[0]]
+            for row in [row for row in range(columns.rows) if is_colored(column[row])]:
+                told.setdefault(row, []).append("the picture has colors; this model was trained on gray ones")
+    return {row: f"{capital('; '.join(reasons))}." for row, reasons in told.items()}
+
+
+def is_colored(value: Any) -> bool:
+    """Whether a picture that can be read has more than shades of gray."""
+    from PIL import Image as Pillow
+
+    from fathom.fields.image import open_picture
+
+    if isinstance(value, np.ndarray):
+        planes = value if value.ndim == 3 and value.shape[0] == 3 else np.moveaxis(value, -1, 0)[:3]
+        return value.ndim == 3 and len(planes) == 3 and bool((planes != planes[:1]).any())
+    given = value.as_py()
+    if isinstance(given, str):
+        with Pillow.open(given) as header:
+            if header.mode in ("1", "L", "LA") or header.mode.startswith("I"):
+                return False
+    picture = open_picture(given)
+    small = np.asarray(picture.convert("RGB").resize((32, 32)), np.int16)
+    return bool((small.max(2) - small.min(2)).max() > COLORED)
+
+
+def _short(value: Any) -> str:
+    """A path as it is, and of data in memory the type."""
+    return str(value) if isinstance(value, str | Path) else f"The {type(value).__name__}"
+
+
+COLORED = 16  # levels of 256 between the channels; less is what JPEG makes of gray
+ENDINGS = (".csv", ".parquet", ".json")
+
+
+def check_output(path: Path, inputs: Sequence[Any] = ()) -> None:
+    """Refuse a place for answers before anything is computed.
+
+    Raises:
+        DataError: another ending, a folder, or one of the inputs.
+    """
+    if path.suffix.lower() not in ENDINGS:
+        raise DataError(f"Answers cannot be written as '{path.suffix or path}'; use .csv, .parquet or .json.")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name a file for the answers, as in {path / 'answers.csv'}.")
+    for item in inputs:
+        if isinstance(item, str | Path) and path.exists() and Path(item).exists() and path.samefile(item):
+            raise DataError(f"{path} is one of the inputs and would be overwritten; name another file with -o.")
 
 
 def write_answers(answers: Sequence[dict[str, Any]], path: Path) -> None:
@@ -58,28 +136,27 @@ def write_answers(answers: Sequence[dict[str, Any]], path: Path) -> None:
     Raises:
         DataError: another ending.
     """
+    check_output(path)
     flat = [flatten(answer) for answer in answers]
-    if path.suffix == ".parquet":
+    ending = path.suffix.lower()
+    if ending == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(flat), sink)
         write_atomic(path, sink.getvalue().to_pybytes())
-    elif path.suffix == ".json":
+    elif ending == ".json":
         import json
 
         write_atomic(path, json.dumps(list(answers), indent=1).encode())
-    elif path.suffix == ".csv":
+    else:
         text = io.StringIO()
         names = list(dict.fromkeys(key for row in flat for key in row))
         writer = csv.DictWriter(text, names)
         writer.writerow({name: harmless(name) for name in names})
         writer.writerows({key: harmless(value) for key, value in row.items()} for row in flat)
         write_atomic(path, text.getvalue().encode())
-    else:
-        raise DataError(f"Answers cannot be written as '{path.suffix or path}'; use .csv, .parquet or .json.")
-
 
 def flatten(answer: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested answers as columns: "probabilities.cat"."""

@@ -57,6 +57,15 @@ class Run:
         return Recipe.parse(Recipe.read(self.folder.file("recipe.toml")))
 
     @property
+    def deployed(self) -> Run:
+        """The run whose weights are deployed: the member that was chosen, or the run itself.
+
+        Its recipe says on which rows the weights were trained.
+        """
+        member = self.results.get("member")
+        return self if member is None else Run(RunFolder(self.folder.file("members") / member), self._own)
+
+    @property
     def history(self) -> list[dict[str, Any]]:
         """Loss and metrics of each epoch."""
         return read_lines(self.folder.file("metrics.jsonl"))
@@ -68,7 +77,8 @@ class Run:
 
     @property
     def module(self) -> Model:
-        """The network as a plain `torch.nn.Module`: encoded inputs by name -> outputs by target."""
+        """The network as a plain `torch.nn.Module`: encoded inputs by name -> outputs by target;
+        or encoded inputs as tensors, in order -> the output of the one target."""
         return next(iter(self.bundle.models.values()))
 
     @property
@@ -88,11 +98,11 @@ class Run:
 
         return predict(self, *inputs)
 
-    def evaluate(self, data: Any = None, **flags: Any) -> dict[str, Any]:
+    def evaluate(self, data: Any = None) -> dict[str, Any]:
         """Metrics with intervals on other data, or on the test split again."""
         from fathom.verbs.evaluate import evaluate
 
-        return evaluate(self, data, **flags)
+        return evaluate(self, data)
 
     def report(self) -> Path:
         """Write report.html again and say where it is."""

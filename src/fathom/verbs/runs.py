@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fathom.core.errors import FathomError, RunError
+from fathom.core.errors import DamagedError, FathomError, RunError
 from fathom.core.recipe import Recipe
 from fathom.core.run import RunFolder, read_json
 from fathom.verbs.result import Run, load
@@ -23,8 +23,9 @@ def _line(folder: RunFolder) -> dict[str, Any]:
     line: dict[str, Any] = {"name": folder.name, "state": "unfinished", "began": began}
     try:
         results = read_json(folder.file("results.json"))
+    except DamagedError:
+        return {**line, "state": "damaged"}
     except RunError:
-        line["state"] = "damaged" if folder.file("results.json").exists() else "unfinished"
         return line
     primary = results["primary"]
     return {

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,10 +19,9 @@ from fathom.analysis import plan
 from fathom.analysis.report import write_report
 from fathom.core import callbacks
 from fathom.core import device as devices
-from fathom.core.contract import Clock, Predictor, Schema, Stage, TensorSet, epoch_steps
+from fathom.core.contract import WEIGHT, Algorithm, Batch, Clock, Stage, TensorSet, epoch_steps
 from fathom.core.device import Device
 from fathom.core.diagnose import non_finite
-from fathom.core.errors import FathomError, unknown
 from fathom.core.loop import train
 from fathom.core.run import RunFolder, sealed_json, write_atomic
 from fathom.core.state import load_state, state_of
@@ -32,12 +31,23 @@ from fathom.verbs.card import model_card
 from fathom.verbs.judge import judge
 
 
-def train_one(folder: RunFolder, task: Task, device: Device, session: Session, prepared_seconds: float) -> None:
-    """Train, keep the weights that the recipe asks for, judge them, write everything."""
+def train_one(
+    folder: RunFolder, task: Task, device: Device, session: Session, prepared_seconds: float, run: RunFolder
+) -> None:
+    """Train, keep the weights that the recipe asks for, judge them, write everything.
+
+    Args:
+        folder: of the member, locked by the caller.
+        task: its rows and recipe.
+        device: where it runs.
+        session: what the caller brought along.
+        prepared_seconds: what reading the data took.
+        run: the run that goes on where a signal stops this one: the folder itself, or that whose member it is.
+    """
     training = task.recipe.training
-    with folder.lock(), devices.threads(training.threads):
+    with devices.threads(training.threads):
         assembly = build(task, device)
-        watchers, stack = _watchers(folder, task, assembly, session, device)
+        watchers, stack = _watchers(folder, task, assembly, session, run)
         state, notes = folder.checkpoints.load()
         for note in notes:
             session.tell(f"Note      {note}")
@@ -50,13 +60,25 @@ def train_one(folder: RunFolder, task: Task, device: Device, session: Session, p
             way = replace(device, precision=training.precision or "float32")
             train(assembly.algorithm, stages, list(watchers.values()), assembly.clock, way, non_finite)
         kept = _keep(task, assembly, watchers)
-        _finish(folder, task, assembly, watchers, kept, prepared_seconds)
+        task = _cut_short(folder, task, assembly.clock, watchers)
+        _finish(folder, task, assembly, kept, prepared_seconds, run)
 
 
 def _was_stopped(watchers: Mapping[str, Any], clock: Clock, stages: Sequence[Stage]) -> bool:
-    """Whether early stopping had ended the run before it was killed; a larger budget takes it up again."""
-    early_stop = watchers.get("early_stop")
-    return bool(early_stop and early_stop.stopped and clock.steps >= stages[clock.stage].steps)
+    """Whether a watcher had ended the run before it was killed; a larger budget takes it up again."""
+    return any(watcher.stopped for watcher in watchers.values()) and clock.steps >= stages[clock.stage].steps
+
+
+def _cut_short(folder: RunFolder, task: Task, clock: Clock, watchers: Mapping[str, Any]) -> Task:
+    """Where the minutes were over before the planned steps were done, the recipe says so, and a repeat ends there too."""
+    training = task.recipe.training
+    planned = training.planned_steps()
+    if "deadline" not in watchers or not watchers["deadline"].stopped or clock.total >= planned:
+        return task
+    recipe = task.recipe.change({"training.stop_after": clock.total})
+    write_atomic(folder.file("recipe.toml"), recipe.toml().encode())
+    note = f"Training ended at step {clock.total:,} of {planned:,}: its {training.minutes:g} minutes were over."
+    return replace(task, recipe=recipe, prepared=replace(task.prepared, notes=[*task.prepared.notes, note]))
 
 
 def _named(watchers: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,37 +89,39 @@ def _named(watchers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _watchers(
-    folder: RunFolder, task: Task, assembly: Assembly, session: Session, device: Device
+    folder: RunFolder, task: Task, assembly: Assembly, session: Session, run: RunFolder
 ) -> tuple[dict[str, Any], ExitStack]:
     training, algorithm = task.recipe.training, assembly.algorithm
     optimizer = next(iter(algorithm.optimizers.values()))
     every = epoch_steps(len(task.prepared.splits["train"]), training.rows_per_batch())
 
+    # What is measured and kept is what would be deployed: the last weights as they are, else their average.
+    deployed = nullcontext if training.keep == "last" else optimizer.averaged
+
     def validate() -> dict[str, float]:
-        with optimizer.averaged():
-            measured = validation(algorithm.predictor(), task.prepared.sets["validation"], task.schema)
+        with deployed():
+            measured = validation(algorithm, task.prepared.sets["validation"])
         for model in assembly.models.values():
             model.train()
         return measured
 
     def weights() -> dict[str, Tensor]:
-        with optimizer.averaged():
+        with deployed():
             return {
                 f"{r}/{n}": t.detach().clone() for r, m in assembly.models.items() for n, t in m.state_dict().items()
             }
 
     history = callbacks.History(every, validate, lambda: optimizer.learning_rate, folder.file("metrics.jsonl"))
-    _check_monitor(training.monitor, algorithm.predictor(), task)
     watchers: dict[str, Any] = {"history": history}
     if training.keep == "best" or training.early_stopping:
         watchers["best"] = callbacks.Best(history, training.monitor, weights)
     if training.early_stopping:
         watchers["early_stop"] = callbacks.EarlyStop(watchers["best"], training.early_stopping)
     if training.minutes:
-        watchers["deadline"] = callbacks.Deadline(training.minutes)
+        watchers["deadline"] = callbacks.Deadline(training.minutes, training.stop_after)
     watchers["tensorboard"] = callbacks.TensorBoard(history, folder.file("tensorboard"))
     if session.progress is not None:
-        shown = next((n for n in ("accuracy", "r2", "f1") if n in _names(task.schema)), training.monitor)
+        shown = next((target.headline for target in task.schema.targets.values()), "") or training.monitor
         watchers["progress"] = callbacks.Progress(
             history, shown, math.ceil(training.planned_steps() / every), session.progress
         )
@@ -106,6 +130,7 @@ def _watchers(
         lambda: state_of(algorithm, assembly.clock, _named(watchers)),
         training.checkpoint_seconds,
         history,
+        resume_command(run, task),
     )
     watchers["checkpoint"] = checkpoint
     stack = ExitStack()
@@ -113,39 +138,58 @@ def _watchers(
     return watchers, stack
 
 
-def _names(schema: Schema) -> set[str]:
-    kinds = {"category": "accuracy", "number": "r2", "labels": "f1"}
-    return {kinds.get(target.kind, "loss") for target in schema.targets.values()}
+def validation(algorithm: Algorithm, data: TensorSet) -> dict[str, float]:
+    """The loss that is trained, and every metric; several targets have their name before the metric's.
 
+    Args:
+        algorithm: as it stands.
+        data: the validation rows.
 
-def validation(predictor: Predictor, data: TensorSet, schema: Schema) -> dict[str, float]:
-    """Loss and every metric of the validation rows; several targets have their name before the metric's."""
-    outputs = predictor.outputs(data)
-    everything = data.batch(torch.arange(len(data)))
-    measured = {"loss": 0.0}
-    for name, target in schema.targets.items():
-        prefix = f"{name}." if len(schema.targets) > 1 else ""
-        truth = everything[name]
-        compared = target.scale(truth) if target.kind == "number" else truth  # type: ignore[attr-defined]
-        loss = next(iter(target.losses.values()))(outputs[name], compared)
-        measured["loss"] += float(loss.mean())
-        measured.update(
-            {prefix + metric: float(value) for metric, value in target.metrics(outputs[name], truth).items()}
-        )
+    Returns:
+        name -> value, rows weighted as in training.
+    """
+    targets = algorithm.schema.targets
+    outputs = algorithm.predictor().outputs(data)
+    judged = TensorSet({n: column for n, column in data.columns.items() if n in targets or n == WEIGHT}, data.index)
+    weight = judged.column(WEIGHT) if WEIGHT in judged.columns else None
+    measured = {"loss": mean_loss(algorithm, outputs, judged)}
+    for name, target in targets.items():
+        prefix = f"{name}." if len(targets) > 1 else ""
+        metrics = target.metrics(outputs[name], judged.column(name), weight)
+        measured.update({prefix + metric: float(value) for metric, value in metrics.items()})
     return measured
 
 
-def _check_monitor(monitor: str, predictor: Predictor, task: Task) -> None:
-    if monitor == "loss":
-        return
-    few = task.prepared.sets["validation"].subset(torch.arange(min(64, len(task.prepared.sets["validation"]))))
-    with devices.undisturbed():
-        known = validation(predictor, few, task.schema)
-    if monitor not in known:
-        raise FathomError(unknown("metric", monitor, known, "training.monitor"))
+def mean_loss(algorithm: Algorithm, outputs: Batch, data: TensorSet, size: int = 4096) -> float:
+    """The loss of all rows, a few thousand at a time: the mean of those of the parts, each with its weight.
+
+    Args:
+        algorithm: says what the loss is.
+        outputs: target -> (N, *outputs).
+        data: N rows: their targets, and weights where there are any.
+        size: rows at a time.
+    """
+    device = algorithm.context.device
+    total = weights = 0.0
+    with torch.no_grad():
+        for index in torch.arange(len(data)).split(size):
+            batch = {name: tensor.to(device) for name, tensor in data.batch(index).items()}
+            part = {name: output[index].to(device) for name, output in outputs.items()}
+            weight = float(batch[WEIGHT].sum()) if WEIGHT in batch else float(len(index))
+            total += weight * float(algorithm.total(part, batch))
+            weights += weight
+    return total / max(weights, 1e-12)
 
 
-def _keep(task: Task, assembly: Assembly, watchers: Mapping[str, Any]) -> str:
+class Kept(NamedTuple):
+    """The weights that are deployed: what they are, of which epoch, and their value of the monitored metric."""
+
+    what: str
+    epoch: int
+    value: float
+
+
+def _keep(task: Task, assembly: Assembly, watchers: Mapping[str, Any]) -> Kept:
     """Put the weights that are deployed into the models; say which they are."""
     training = task.recipe.training
     best = watchers.get("best")
@@ -153,22 +197,17 @@ def _keep(task: Task, assembly: Assembly, watchers: Mapping[str, Any]) -> str:
         for role, model in assembly.models.items():
             mine = {name.partition("/")[2]: t for name, t in best.kept.items() if name.partition("/")[0] == role}
             model.load_state_dict(mine)
-        return f"best weights, epoch {best.epoch} by validation {training.monitor}"
-    epoch = len(watchers["history"].lines)
-    optimizer = next(iter(assembly.algorithm.optimizers.values()))
-    if training.average and optimizer.averages:
-        optimizer.keep_average()
-        return f"moving average of the weights, epoch {epoch}"
-    return f"last weights, epoch {epoch}"
+        return Kept(f"best weights, epoch {best.epoch} by validation {training.monitor}", best.epoch, best.value)
+    lines = watchers["history"].lines
+    epoch, value = len(lines), lines[-1].get(f"validation/{training.monitor}", math.nan) if lines else math.nan
+    if training.keep == "average":
+        next(iter(assembly.algorithm.optimizers.values())).keep_average()
+        return Kept(f"moving average of the weights, epoch {epoch}", epoch, value)
+    return Kept(f"last weights, epoch {epoch}", epoch, value)
 
 
 def _finish(
-    folder: RunFolder,
-    task: Task,
-    assembly: Assembly,
-    watchers: Mapping[str, Any],
-    kept: str,
-    prepared_seconds: float,
+    folder: RunFolder, task: Task, assembly: Assembly, kept: Kept, prepared_seconds: float, run: RunFolder
 ) -> None:
     for model in assembly.models.values():
         model.eval()
@@ -188,18 +227,29 @@ def _finish(
             "layers": plan.layer_table(next(iter(assembly.models.values())), two_rows(task.prepared)),
         },
         "notes": task.prepared.notes,
-        "kept": kept,
-        "next": next_commands(folder, task),
+        "kept": kept.what,
+        "kept_epoch": kept.epoch,
+        "monitored": {"metric": task.recipe.training.monitor, "value": kept.value if math.isfinite(kept.value) else None},
+        "steps": assembly.clock.total,
+        "next": next_commands(run, task),
     }  # fmt: skip
     write_bundle(
         folder.file("model"), assembly.models, task.schema, task.recipe.network,
-        task.recipe.training.algorithm or "", model_card(folder.name, results),
+        task.recipe.training.algorithm or "", model_card(run.name, results),
     )  # fmt: skip
     write_atomic(folder.file("schema.json"), sealed_json(task.schema.to_json()))
     write_atomic(folder.file("results.json"), sealed_json(results))
     write_report(folder)
     with folder.file("log.txt").open("a", encoding="utf-8") as log:
-        log.write(f"Kept      {kept}\nResult    {results['verdict']}\n")
+        log.write(f"Kept      {kept.what}\nResult    {results['verdict']}\n")
+
+
+def resume_command(run: RunFolder, task: Task) -> str:
+    """What the user types to go on."""
+    if task.recipe.data.location is None or task.module is not None:
+        own = ", network=module" if task.module is not None else ""
+        return f"fathom.fit(data, resume={str(run.path)!r}{own})"
+    return f"fathom fit --resume {run.path}"
 
 
 def next_commands(folder: RunFolder, task: Task) -> list[str]:

@@ -1,0 +1,168 @@
+"""Judging what writes text: how surprised it is by the test texts, and how near its answers come to the references.
+
+    written(predictor, train, test, ...)    statistics of network and baselines, one row a test text
+    surprise(predictor, data, name)         nats of every token, by windows that overlap by half
+
+The statistics are sums (see `fields/text_metrics`), so that `evaluate` resamples them like the outputs of any other
+network. A language model is measured over the whole split, each token once and with at least half a window before it,
+beside an n-gram model of the same tokens. A translation is measured by the BLEU and chrF of its decoded, cased text,
+beside a dictionary's.
+
+In comments: N rows, T tokens, S statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fathom.analysis.baseline_text import Dictionary, NGrams
+from fathom.core.contract import Batch, Columns, Index, Predictor, Schema, TensorSet
+from fathom.core.tensors import end_to_end, to_list
+from fathom.fields.text import PAD, START, Text
+from fathom.fields.text_metrics import LIKELIHOOD, overlap_sums
+
+ROWS = 64  # rows answered, or windows read, at once
+EXAMPLES = 12  # answers shown in the report
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `evaluate.results` needs.
+
+    Args:
+        outputs: target -> (N, S) float64 statistics of the network.
+        baselines: name -> the same.
+        metric: the one that decides.
+        examples: source, reference and answer of some rows.
+        notes: how it was measured.
+    """
+
+    outputs: Batch
+    baselines: dict[str, Batch]
+    metric: str
+    examples: list[dict[str, Any]]
+    notes: list[str]
+
+
+def writes(schema: Schema) -> bool:
+    """Whether the target is a text to be written."""
+    return any(item.kind == "text" for item in schema.targets.values())
+
+
+def written(predictor: Predictor, columns: Columns, splits: Mapping[str, Index], sets: Mapping[str, TensorSet]) -> Written:
+    """Measure on the test rows.
+
+    Args:
+        predictor: what is deployed.
+        columns: all raw columns.
+        splits: part -> rows of the columns.
+        sets: part -> encoded rows.
+    """
+    name = next(name for name, item in predictor.schema.targets.items() if item.kind == "text")
+    measure = _translation if predictor.schema.inputs else _language_model
+    return measure(predictor, name, columns, splits, sets)
+
+
+def _language_model(
+    predictor: Predictor, name: str, columns: Columns, splits: Mapping[str, Index], sets: Mapping[str, TensorSet]
+) -> Written:
+    field = _field(predictor, name)
+    learnt, _ = end_to_end(sets["train"], name)
+    tokens, offsets = end_to_end(sets["test"], name)
+    counts = (tokens != START).double()
+    counts[0] = 0  # nothing stands before it
+    size = field.byte_counts(tokens[:, None]).nan_to_num() * counts
+
+    def statistics(nats: Tensor) -> Batch:
+        each = torch.stack([nats * counts, counts, size], 1)  # (T, 3)
+        row = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
+        return {name: torch.zeros(len(offsets) - 1, LIKELIHOOD, dtype=torch.float64).index_add_(0, row, each)}
+
+    ngrams = NGrams(learnt.numpy(), field.size)
+    return Written(
+        statistics(surprise(predictor, tokens, name, field.length)),
+        {f"{ngrams.order}-gram counts": statistics(torch.from_numpy(ngrams.nats(tokens.numpy())))},
+        "bits_per_byte" if float(size.sum()) else "perplexity",
+        [],
+        [
+            f"Every token of the test texts was predicted once, after {field.length // 2} to {field.length} tokens "
+            "before it where there are as many."
+        ],
+    )
+
+
+def surprise(predictor: Predictor, tokens: Tensor, name: str, window: int) -> Tensor:
+    """(T,) float64 nats of each token after those before it; 0 for the first.
+
+    Args:
+        predictor: of a language model.
+        tokens: (T,) a text.
+        name: of the target.
+        window: tokens that the network sees at once; windows overlap by half, and only what is new in one counts.
+    """
+    nats = torch.zeros(len(tokens), dtype=torch.float64)
+    stride = max(window // 2, 1)
+    starts = list(range(0, max(len(tokens) - 1 - window, 0) + stride, stride))
+    device = next(p.device for layer in predictor.layers.values() for p in layer.parameters())
+    with torch.inference_mode():
+        for first in range(0, len(starts), ROWS):
+            places = [torch.arange(start, min(start + window + 1, len(tokens))) for start in starts[first : first + ROWS]]
+            batch = torch.nn.utils.rnn.pad_sequence([tokens[place] for place in places], True, PAD).long().to(device)
+            logits = predictor.forward({name: batch[:, :-1]})[name]
+            losses = torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1).float(), batch[:, 1:].flatten(), reduction="none"
+            )
+            for place, found in zip(places, losses.view(len(places), -1).double().cpu(), strict=True):
+                known = window - stride if int(place[0]) else 0  # the window before predicted these
+                nats[place[1:][known:]] = found[: len(place) - 1][known:]
+    return nats
+
+
+def _translation(
+    predictor: Predictor, name: str, columns: Columns, splits: Mapping[str, Index], sets: Mapping[str, TensorSet]
+) -> Written:
+    field, test = _field(predictor, name), sets["test"]
+    texts = {part: _texts(columns, field.columns[0], splits[part]) for part in ("train", "test")}
+    answers = field.texts(predictor.outputs(test, ROWS)[name])
+    nats = torch.cat([predictor.scores["nats"](batch).double() for batch in test.batches(ROWS)])
+    truth = test.column(name)
+    likelihood = torch.stack([nats, (truth > PAD).sum(1) - 1.0, field.byte_counts(truth).nan_to_num()], 1)
+    outputs = {name: torch.cat([likelihood, overlap_sums(answers, texts["test"])], 1)}
+    sources = [item.columns[0] for item in predictor.schema.inputs.values() if item.kind == "text"]
+    read = {part: _texts(columns, sources[0], splits[part]) for part in ("train", "test")}
+    dictionary = Dictionary(read["train"], texts["train"])
+    word_for_word = overlap_sums([dictionary.answer(text) for text in read["test"]], texts["test"])
+    nothing = torch.zeros(len(word_for_word), LIKELIHOOD, dtype=torch.float64)
+    shown = [
+        {"source": source, "reference": reference, "answer": answer}
+        for source, reference, answer in list(zip(read["test"], texts["test"], answers, strict=True))[:EXAMPLES]
+    ]
+    return Written(
+        outputs, {"word-for-word dictionary": {name: torch.cat([nothing, word_for_word], 1)}}, "bleu", shown,
+        [f"BLEU and chrF of cased, detokenized text, as sacrebleu scores them ({signature()})."],
+    )  # fmt: skip
+
+
+def signature() -> str:
+    """How sacrebleu names these settings."""
+    import sacrebleu
+
+    return f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{sacrebleu.__version__}"
+
+
+def _field(predictor: Predictor, name: str) -> Text:
+    field = predictor.schema.targets[name]
+    assert isinstance(field, Text), "a text is written"
+    return field
+
+
+def _texts(columns: Columns, name: str, rows: Index) -> list[str]:
+    """The raw texts of some rows; the turns of a dialogue in lines."""
+    values = to_list(columns.select([name]).take(np.asarray(rows))[name])
+    return ["\n".join(value) if isinstance(value, list) else str(value or "") for value in values]
