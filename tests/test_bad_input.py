@@ -313,7 +313,7 @@ CASES: dict[str, tuple[Callable[[Place], Words], tuple[str, ...]]] = {
     # words on the command line
     "misspelt verb": (lambda place: ["fitt", "digits"], ("fitt", "fit")),
     "misspelt flag": (good("--epoch", "3"), ("--epoch", "--epochs")),
-    "flag of another type": (good("--seed", "abc"), ("--seed", "integer", "fathom fit --help")),
+    "flag of another type": (good("--seed", "abc"), ("--seed", "whole number", "fathom fit --help")),
     "misspelt key": (good("network.droput=0.5", "--network", "mlp"), ("network.droput", "'network.dropout'")),
     "misspelt key, network guessed": (good("network.droput=0.5"), ("network.droput", "network.dropout")),
     "misspelt section": (good("trainin.epochs=1"), ("'trainin'", "'training'")),

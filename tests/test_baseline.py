@@ -21,7 +21,7 @@ from fathom.fields.category import Category
 from fathom.fields.labels import Labels
 from fathom.fields.number import Number
 
-NUMBERS, CODES, IMAGE, TEXT = (SimpleNamespace(kind=kind) for kind in ("number", "category", "image", "text"))
+NUMBERS, CODES, IMAGE, SOUND = (SimpleNamespace(kind=kind) for kind in ("number", "category", "image", "sound"))
 
 
 def category(classes: int) -> Category:
@@ -234,11 +234,11 @@ def test_what_cannot_be_fitted_is_left_out_with_a_note():
         "There is no baseline 'logistic regression': its training rows hold one class only.",
         "There is no baseline 'gradient boosting': its training rows hold one class only.",
     ]
-    _, notes = baselines(Schema({"x": TEXT}, {"y": category(2)}), data, data, seed=0)
-    assert notes == ["There is no classical baseline: none reads inputs of kind text."]
-    assert baselines(Schema({"x": NUMBERS}, {"y": TEXT}), data, data, seed=0) == (
+    _, notes = baselines(Schema({"x": SOUND}, {"y": category(2)}), data, data, seed=0)
+    assert notes == ["There is no classical baseline: none reads inputs of kind sound."]
+    assert baselines(Schema({"x": NUMBERS}, {"y": SOUND}), data, data, seed=0) == (
         {},
-        ["There is no baseline for a target of kind text."],
+        ["There is no baseline for a target of kind sound."],
     )
 
 

@@ -227,7 +227,8 @@ def test_runs_shows_every_run() -> None:
     assert "unfinished" in cli("runs", "--out", "others").out
     (unfinished / "results.json").write_text("{}", "utf-8")
     assert "damaged" in cli("runs", "--out", "others").out
-    assert "No runs in nowhere/ yet" in cli("runs", "--out", "nowhere").out
+    assert cli("runs", "--out", "nowhere").last.startswith("fathom: 'nowhere' does not exist; give the folder")
+    assert "'t.csv' is a file" in cli("runs", "--out", "t.csv").last
 
 
 def test_compare_shows_where_recipes_differ() -> None:

@@ -395,7 +395,7 @@ class TestResults:
         told = results({"y": outputs}, trivial, data, task, 0, "accuracy", resamples=200)
         again = json.loads(json.dumps(told, allow_nan=False))
         assert set(again) == {
-            "test", "baseline", "difference", "primary", "better", "verdict", "targets", "mistakes", "notes",
+            "test", "baseline", "difference", "primary", "others", "better", "verdict", "targets", "mistakes", "notes",
         }  # fmt: skip
         assert again["test"]["accuracy"]["value"] == pytest.approx(78 / 90)
         assert again["baseline"]["majority class"]["accuracy"]["value"] == pytest.approx(1 / 3)

@@ -72,7 +72,7 @@ def test_a_folder_of_class_folders(tmp_path: Path) -> None:
     assert schema.targets["label"].kind == "category"
     assert source.given_splits() == {}
     (note,) = source.notes()
-    assert note.startswith("3 files are no pictures by their extension")
+    assert note.startswith("3 files left out, with the extension of no picture")
     assert ".csv" in note
     assert ".db" in note
 
@@ -147,7 +147,7 @@ def test_bad_folders_are_refused_with_the_layout(tmp_path: Path, files: list[str
 
 def test_one_picture_is_no_data_set(tmp_path: Path) -> None:
     photos(tmp_path, ["cat.jpg"])
-    with pytest.raises(DataError, match=r"is one picture; learning needs a folder"):
+    with pytest.raises(DataError, match=r"is one picture; give a folder of them to learn from"):
         open_source("cat.jpg", Data()).columns()
 
 
@@ -165,7 +165,7 @@ def test_groups_from_a_csv(tmp_path: Path) -> None:
         assert len(set(groups)) == 3
         told = " ".join(source.notes())
         assert "1 files of duplicates.csv are not in the folder: b/gone.png" in told
-        assert "2 files are not in duplicates.csv" in told
+        assert "2 files not in duplicates.csv" in told
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from fathom.core.prepare import prepare
 from fathom.core.recipe import Data, Recipe
 from fathom.core.run import read_json
 from fathom.core.tensors import WEIGHT
+from fathom.core.validation import validation
 from fathom.sources import open_source
 from fathom.verbs import judge, members
 from fathom.verbs.assemble import build, open_task
-from fathom.verbs.train import validation
 from kit import table, trained
 
 QUICK = {"training.threads": 1, "training.device": "cpu", "training.checkpoint_seconds": 0, "network": "mlp"}

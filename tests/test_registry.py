@@ -70,7 +70,7 @@ def test_knobs_come_from_signature_and_class_body() -> None:
     assert set(things["class"].hyperparameters) == {"rate", "depth"}
     with pytest.raises(FathomError, match=r"no key 'function.unit'. Did you mean 'function.units'"):
         things["function"].build(1, unit=2)
-    with pytest.raises(FathomError, match=r"function.units = 'many' is not allowed: it should be a valid integer"):
+    with pytest.raises(FathomError, match=r"function.units = 'many' is not allowed: it should be a whole number"):
         things["function"].build(1, units="many")
     with pytest.raises(
         FathomError, match=r"There is no thing 'functoin'. Did you mean 'function'\? Known: class, function"

@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fathom.core.errors import FathomError
     from fathom.core.registry import hyperparameter, network
+    from fathom.verbs.chat import chat
     from fathom.verbs.evaluate import evaluate
     from fathom.verbs.fit import fit
+    from fathom.verbs.generate import generate
     from fathom.verbs.listing import listing
     from fathom.verbs.plan import plan
     from fathom.verbs.predict import predict
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "FathomError": "fathom.core.errors",
     "Run": "fathom.verbs.result",
+    "chat": "fathom.verbs.chat",
     "compare": "fathom.verbs.runs",
     "evaluate": "fathom.verbs.evaluate",
     "fit": "fathom.verbs.fit",
+    "generate": "fathom.verbs.generate",
     "hyperparameter": "fathom.core.registry",
     "listing": "fathom.verbs.listing",
     "load": "fathom.verbs.result",
@@ -42,8 +46,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "FathomError", "Run", "compare", "evaluate", "fit", "hyperparameter", "listing", "load", "network", "plan", "predict",
-    "report", "runs",
+    "FathomError", "Run", "chat", "compare", "evaluate", "fit", "generate", "hyperparameter", "listing", "load",
+    "network", "plan", "predict", "report", "runs",
 ]  # fmt: skip
 
 

@@ -30,6 +30,8 @@ app = typer.Typer(
     fathom fit photos/ --epochs 5             a folder of class folders
     fathom fit adult.csv --target income      a table
     fathom predict runs/photos-1 cat.jpg
+    fathom fit book.txt                       a language model: fathom generate, fathom chat
+    fathom fit load.csv --horizon 24          a forecast
 
     Any key of the recipe can be set as section.key=value: network.dropout=0.5 training.label_smoothing=0.1
     """,
@@ -110,6 +112,26 @@ def show(value: Any, as_json: bool, how: str, *more: Any) -> None:
     from fathom import console
 
     getattr(console, f"print_{how}")(value, *more)
+
+
+def show_pieces(pieces: Iterator[str]) -> None:
+    """A text on stdout as it is written."""
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def typed_lines() -> Iterator[str]:
+    """The lines of stdin that say something, up to its end, "exit" or "quit"; a terminal is asked for each."""
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if line in ("exit", "quit"):
+            return
+        if line:
+            yield line
 
 
 def print_version(asked: bool) -> None:
@@ -221,6 +243,65 @@ def predict(
         show(answers, as_json, "answers")
 
 
+Length = Annotated[int, typer.Option("--length", min=1, help="Tokens to write at most.")]
+Temperature = Annotated[float, typer.Option("--temperature", help="Below 1 safer, above 1 wilder; 0 takes the likeliest.")]
+TopK = Annotated[int, typer.Option("--top-k", help="Draw from this many likeliest tokens only; 0 from all.")]
+TopP = Annotated[float, typer.Option("--top-p", help="Draw from the fewest tokens that hold this share.")]
+Seed = Annotated[int, typer.Option("--seed", help="Of the draws.")]
+
+
+@app.command()
+def generate(
+    run: RunArgument,
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What the text begins with.")] = "",
+    length: Length = 300,
+    temperature: Temperature = 0.8,
+    top_k: TopK = 0,
+    top_p: TopP = 0.95,
+    seed: Seed = 0,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many texts.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Let a language model write on from a prompt; the text is shown as it is written."""
+    from fathom.verbs.generate import Sampling, stream
+
+    def tell(line: str) -> None:
+        say(f"Note      {line}")
+
+    texts = stream(run, prompt, length, Sampling(temperature, top_k, top_p, seed), n, tell)
+    if as_json:
+        print(json.dumps(["".join(text) for text in texts], indent=1))
+        return
+    for i, text in enumerate(texts):
+        if i:
+            print("\n----\n")
+        show_pieces(text)
+
+
+@app.command()
+def chat(
+    run: RunArgument,
+    said: Annotated[
+        list[str] | None, typer.Option("--say", metavar="TEXT", help="Say this and leave; may come again.", show_default=False)
+    ] = None,
+    length: Length = 100,
+    temperature: Temperature = 0.8,
+    top_k: TopK = 0,
+    top_p: TopP = 0.95,
+    seed: Seed = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tokens a second.")] = False,
+) -> None:
+    """Talk to a model of dialogues; "exit" or the end of the input leaves."""
+    from fathom.verbs.chat import Conversation
+    from fathom.verbs.generate import Sampling
+
+    conversation = Conversation(run, length, Sampling(temperature, top_k, top_p, seed))
+    for text in said or typed_lines():
+        show_pieces(conversation.answer(text))
+        if verbose:
+            say(f"Note      {conversation.tokens} tokens so far, {conversation.tokens_a_second:,.0f} a second")
+
+
 @app.command()
 def report(run: RunArgument) -> None:
     """Write the one-page report of a run again."""
@@ -256,7 +337,10 @@ def compare(
 @app.command("list")
 def list_components(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="networks, fields, sources, algorithms, augmentations.")
+        str, typer.Argument(
+            metavar="KIND",
+            help="networks, fields, sources, algorithms, augmentations; keys (of the recipe), optimizers, schedules, losses.",
+        ),
     ] = "networks",
     as_json: Json = False,
 ) -> None:
@@ -294,7 +378,7 @@ def _mended(message: str) -> str:
     """What the parser of the command line says, as a sentence without the words of Python."""
     from fathom.core.registry import plain
 
-    message = plain(message).rstrip(".")
+    message = plain(message).replace("Input should be", "it should be").rstrip(".")
     return message if message.endswith("?") else f"{message}."
 
 

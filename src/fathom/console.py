@@ -99,6 +99,9 @@ def print_plan(made: Mapping[str, Any]) -> None:
     out = console()
     for line in made["lines"]:
         out.print(line, soft_wrap=True)
+    settings = [f"network.{key}={json_like(value)}" for key, value in made.get("settings", {}).items()]
+    if settings:
+        out.print(f"\nSettings  {'  '.join(settings)}", soft_wrap=True)
     if made["rivals"]:
         out.print("\nRivals")
         for rival in made["rivals"]:
@@ -111,7 +114,7 @@ def print_plan(made: Mapping[str, Any]) -> None:
     shown.add_row("all", "", "", f"{made['parameters']:,}", style="bold")
     out.print(shown)
     out.print(
-        f"Time      about {duration(made['seconds'])} for {made['steps']:,} steps, "
+        f"Time      about {duration(made['seconds'])} for {made['steps']:,} step{'s' * (made['steps'] != 1)}, "
         f"{made['threads']} thread{'s' * (made['threads'] != 1)}"
     )
     out.print(f"Memory    about {made['memory'] / 2**20:,.0f} MiB beside the libraries")
@@ -150,14 +153,31 @@ def print_runs(lines: Sequence[Mapping[str, Any]], out: str) -> None:
     if not lines:
         console().print(f"No runs in {out}/ yet. Start with: fathom fit digits")
         return
-    shown = table("run", "task", "network", "result", "seconds")
-    for line in lines:
-        finished = line["state"] == "finished"
-        result = f"{words(line['metric'])} {estimate(line)}" if finished else line["state"]
-        shown.add_row(
-            line["name"], line.get("task", ""), line.get("network", ""), result, str(line.get("seconds", ""))
-        )  # fmt: skip
-    console().print(shown)
+    rows = [
+        {
+            "run": line["name"],
+            "task": line.get("task", ""),
+            "network": line.get("network", ""),
+            "result": f"{words(line['metric'])} {estimate(line)}" if line["state"] == "finished" else line["state"],
+            "seconds": str(line.get("seconds", "")),
+        }
+        for line in lines
+    ]
+    screen = console()
+    names = _fitting(rows, screen.width, spare=("seconds", "task", "network"))
+    shown = table(*names)
+    for row in rows:
+        shown.add_row(*[row[name] for name in names])
+    screen.print(shown)
+
+
+def _fitting(rows: Sequence[Mapping[str, str]], width: int, spare: Sequence[str]) -> list[str]:
+    """The columns that fit side by side; those that can be spared go first, in this order."""
+    sizes = {name: 3 + max(len(name), *[len(row[name]) for row in rows]) for name in rows[0]}
+    for name in spare:
+        if sum(sizes.values()) > width:
+            del sizes[name]
+    return list(sizes)
 
 
 def print_comparison(compared: Mapping[str, Any]) -> None:
@@ -185,6 +205,9 @@ def print_listing(entries: Sequence[Mapping[str, Any]]) -> None:
         for knob in entry["hyperparameters"]:
             default = json_like(knob["default"])
             out.print(f"    {knob['name']}={default}  {knob['help']}", soft_wrap=True, style="dim")
+    planned = next((entry["planned"] for entry in entries if entry.get("planned")), None)
+    if planned:
+        out.print(f"\n{planned}", soft_wrap=True)
 
 
 def json_like(value: Any) -> str:

@@ -14,22 +14,28 @@ In comments: B rows, T tokens, V words of the vocabulary, K beams.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from fathom.core.contract import Algorithm, Batch, Model, Predictor, Schema, Stage
 from fathom.core.optimize import Optimizer
 from fathom.core.registry import algorithm
-from fathom.core.tensors import end_to_end
+from fathom.core.tensors import TensorSet, end_to_end
 from fathom.fields.text import END, PAD, START
+
+if TYPE_CHECKING:
+    from fathom.core.recipe import Training
 
 Choose = Callable[[Tensor], Tensor]  # logits (B, V) -> tokens (B,)
 BEAMS = 5
+VALIDATED = 64  # rows measured at once
 LENGTH_PENALTY = 1.0  # Wu et al. 2016, equation 14
 
 
@@ -71,6 +77,40 @@ class Language(Algorithm):
             generator = torch.Generator().manual_seed((training.seed * 1_000_003 + step) % 2**63)
             first = torch.randint(len(stream) - length + 1, (training.rows_per_batch(), 1), generator=generator)
             yield {self.target: stream[first + steps].to(self.context.device)}
+
+    @classmethod
+    def epoch(cls, schema: Schema, data: TensorSet, training: Training) -> int:
+        """Batches of one pass: over the rows, or over all tokens where windows are cut."""
+        if schema.inputs:
+            return super().epoch(schema, data, training)
+        target = target_of(schema)
+        tokens = len(end_to_end(data, target)[0])
+        return max(1, tokens // (training.rows_per_batch() * schema.targets[target].shape[0]))
+
+    def validate(self, data: TensorSet) -> dict[str, float]:
+        """Nats a token, without smoothing, and its exponential, over the whole split."""
+        nats = tokens = 0.0
+        with torch.inference_mode():
+            for batch in self._whole(data):
+                moved = {name: tensor.to(self.context.device) for name, tensor in batch.items()}
+                text = moved[self.target]
+                self.model.eval()
+                output = self.model({**moved, self.target: text[:, :-1]})[self.target]
+                losses, exists = token_loss(output, text[:, 1:])
+                nats, tokens = nats + float(losses.sum()), tokens + float(exists.sum())
+        mean = nats / max(tokens, 1)
+        return {"loss": mean, "perplexity": math.exp(min(mean, 50.0))}
+
+    def _whole(self, data: TensorSet) -> Iterator[Batch]:
+        """Every row once; of a language model every token once, in windows end to end."""
+        if self.schema.inputs:
+            yield from data.batches(VALIDATED)
+            return
+        length = self.schema.targets[self.target].shape[0]
+        stream = end_to_end(data, self.target)[0]
+        windows = [stream[start : start + length + 1] for start in range(0, len(stream) - 1, length)]
+        for start in range(0, len(windows), VALIDATED):
+            yield {self.target: pad_sequence(windows[start : start + VALIDATED], batch_first=True, padding_value=PAD)}
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Predict every next token, minimize its mean cross-entropy."""

@@ -55,8 +55,8 @@ class Supervised(Algorithm):
         loss = self._loss(name, target)
         smoothing = self.context.recipe.training.label_smoothing
         weights = self.context.class_weights.get(name)
-        if target.kind == "number":
-            return lambda output, truth: loss(output, target.scale(truth))  # type: ignore[attr-defined]
+        if hasattr(target, "scale"):
+            return lambda output, truth: loss(output, target.scale(truth))
         if target.kind != "category":
             return loss
 

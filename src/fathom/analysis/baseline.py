@@ -3,12 +3,16 @@
     baselines(schema, train, test, seed) -> (name -> outputs of the test rows, notes)
 
     trivial      the class shares of the training rows, the mean, how frequent each label is
-    linear       logistic or ridge regression on standardized columns, or on pixels averaged to at most 16 x
-    16 boosted      histogram gradient boosting (Ke et al. 2017), where there are no images
+    linear       logistic or ridge regression on standardized columns, or on pixels averaged to at most 16 x 16
+    boosted      histogram gradient boosting (Ke et al. 2017), where there are no images
+    texts        logistic regression and NB-SVM on words (`baseline_text`), where an input is a text
+    nearest      the class of the nearest series under time warping (`warping`), where the input is one short series
+    forecasts    the last value, the season before, ridge on the past, boosting on lags (`baseline_series`)
 
 Outputs have the form of a network's (log probabilities, standardized numbers, logits), so that evaluation
 treats all alike. Each target has a model of its own. Inputs are read as encoded, never through a network's
-layers: numbers with nan where missing, categories as codes with 0 for unknown, images as pixels.
+layers: numbers with nan where missing, categories as codes with 0 for unknown, images as pixels, series as
+what each channel was last, on average, at its ends, how often it was observed and how fast it rose.
 
 Each has a fixed budget, which is part of what it is and keeps it under about 20 seconds on two cores:
 float32, 100 iterations of lbfgs, 100 rounds of boosting (fewer for more than ten classes), and at most
@@ -21,7 +25,7 @@ In comments: N rows, D features, K classes.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +34,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fathom.analysis import baseline_series, baseline_text, warping
 from fathom.analysis.evaluate import encoded, row_weights
 from fathom.core.contract import Field, Schema
-from fathom.core.tensors import Batch, TensorSet
+from fathom.core.tensors import Batch, Ragged, TensorSet
 
 SIDE = 16  # pixels to which an image is averaged at most
 ITERATIONS = 100  # of lbfgs
@@ -51,7 +56,9 @@ TINY = 1e-7  # the least probability that is answered
 
 TRIVIAL = {"category": "majority class", "labels": "label frequencies", "number": "mean"}
 LINEAR = {"category": "logistic regression", "labels": "logistic regression", "number": "ridge"}
-READABLE = ("image", "number", "category")
+READABLE = ("image", "number", "series", "category")
+NEAREST = "nearest neighbor under time warping"
+TEXTS = 60_000  # texts that the models on words are fitted on
 
 Answer = Callable[[np.ndarray], np.ndarray]  # prepared features (B, D) -> (B, outputs)
 
@@ -60,7 +67,12 @@ class UnfitError(Exception):
     """A baseline does not suit the rows; the text says why."""
 
 
-def baselines(schema: Schema, train: TensorSet, test: TensorSet, seed: int) -> tuple[dict[str, Batch], list[str]]:
+Texts = tuple[Sequence[str], Sequence[str]]  # of the training rows and of the rows to answer
+
+
+def baselines(
+    schema: Schema, train: TensorSet, test: TensorSet, seed: int, texts: Texts | None = None
+) -> tuple[dict[str, Batch], list[str]]:
     """Fit every baseline that suits the data.
 
     Args:
@@ -68,15 +80,21 @@ def baselines(schema: Schema, train: TensorSet, test: TensorSet, seed: int) -> t
         train: encoded training rows; a column `.weight` weights them.
         test: encoded rows to answer.
         seed: of the rows that are drawn where there are too many, and of the boosting.
+        texts: the raw texts of both, where an input is a text; what its tokens say where None.
 
     Returns:
         name -> target -> (N, *outputs), the trivial baseline first; and sentences about what was left out or
         cut.
     """
+    if [item.kind for item in schema.targets.values()] == ["forecast"]:
+        return baseline_series.forecasts(schema, train, test, seed)
     strange = [item.kind for item in schema.targets.values() if item.kind not in TRIVIAL]
     if strange:
         return {}, [f"There is no baseline for a target of kind {strange[0]}."]
     found = {_joined(schema, TRIVIAL): _trivial(schema, train, len(test))}
+    if "text" in [item.kind for item in schema.inputs.values()]:
+        on_words, notes = _on_words(schema, train, test, seed, texts)
+        return {**found, **on_words}, notes
     unread = sorted({item.kind for item in schema.inputs.values()} - set(READABLE))
     if unread:
         return found, [f"There is no classical baseline: none reads inputs of kind {', '.join(unread)}."]
@@ -88,6 +106,11 @@ def baselines(schema: Schema, train: TensorSet, test: TensorSet, seed: int) -> t
             found[approach.name] = _fitted(approach, schema, layout, train, rows, features, test)
         except UnfitError as reason:
             notes.append(f"There is no baseline '{approach.name}': {reason}.")
+    if _is_labelled_series(schema):
+        try:
+            found[NEAREST] = _nearest(schema, train, test)
+        except UnfitError as reason:
+            notes.append(f"There is no baseline '{NEAREST}': {reason}.")
     return found, notes
 
 
@@ -121,12 +144,82 @@ def _standardized(item: Field, target: Tensor) -> np.ndarray:
     return scaled
 
 
+# Texts and whole series
+
+
+def _on_words(
+    schema: Schema, train: TensorSet, test: TensorSet, seed: int, texts: Texts | None
+) -> tuple[dict[str, Batch], list[str]]:
+    """Models on words and word pairs, where one text decides on one class."""
+    kinds = [item.kind for item in schema.inputs.values()]
+    target = next(iter(schema.targets))
+    item = schema.targets[target]
+    if kinds.count("text") > 1 or len(schema.targets) > 1 or item.kind != "category":
+        return {}, ["There is no classical baseline: the models on words read one text and answer one class."]
+    name = next(name for name, field in schema.inputs.items() if field.kind == "text")
+    notes = ["The baselines on words read the text alone, not the columns beside it."] if len(kinds) > 1 else []
+    learnt, asked = texts or (_written(schema, name, train), _written(schema, name, test))
+    truth = encoded(train, target)
+    classes = (truth.argmax(1) if truth.ndim == 2 else truth).numpy()
+    if len(learnt) > TEXTS:
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(learnt))[:TEXTS])
+        notes.append(f"The baselines on words are fitted on {TEXTS} of the {len(learnt)} texts, drawn by the seed.")
+        learnt, classes = [learnt[i] for i in chosen], classes[chosen]
+    try:
+        found = baseline_text.bag_of_words(learnt, classes, asked, item.outputs[0])
+    except ValueError as error:  # one class only, or no word twice
+        reason = str(error).partition("\n")[0].rstrip(".")
+        return {}, [*notes, f"There is no baseline on words: {reason}."]
+    return {label: {target: torch.from_numpy(logs).float()} for label, logs in found.items()}, notes
+
+
+def _written(schema: Schema, name: str, data: TensorSet) -> list[str]:
+    """What the tokens of each row say."""
+    rows = TensorSet({name: data.columns[name]}, data.index)
+    write: Callable[[Tensor], list[str]] = schema.inputs[name].texts  # type: ignore[attr-defined]
+    return [text for batch in rows.batches(512) for text in write(batch[name])]
+
+
+def _is_labelled_series(schema: Schema) -> bool:
+    """Whether one whole series decides on one class."""
+    inputs, targets = list(schema.inputs.values()), list(schema.targets.values())
+    return (
+        [item.kind for item in inputs] == ["series"] and not inputs[0].window
+        and [item.kind for item in targets] == ["category"]
+    )  # fmt: skip
+
+
+def _nearest(schema: Schema, train: TensorSet, test: TensorSet) -> Batch:
+    """The class of the nearest series; refused where that takes more than seconds."""
+    (name, series), (target, item) = *schema.inputs.items(), *schema.targets.items()
+    std = np.array(series.state["std"], np.float32)
+    learnt, asked = (_series(data, name, std) for data in (train, test))
+    if (cells := warping.work(learnt, asked)) > warping.WORK:
+        raise UnfitError(f"it would compare {cells:.1g} pairs of moments, more than {warping.WORK:.1g}")
+    truth = encoded(train, target)
+    classes = (truth.argmax(1) if truth.ndim == 2 else truth).numpy()
+    logs = warping.answers(warping.nearest(learnt, asked), classes, item.outputs[0])
+    return {target: torch.from_numpy(logs).float()}
+
+
+def _series(data: TensorSet, name: str, std: np.ndarray) -> list[np.ndarray]:
+    """Each row (T, C) standardized, gaps filled by the value before them."""
+    column = data.columns[name]
+    index = torch.arange(len(column)) if data.index is None else data.index
+    if isinstance(column, Ragged):
+        rows = [column.values[column.offsets[i] : column.offsets[i + 1]] for i in index.tolist()]
+    else:
+        rows = list(encoded(data, name))
+    filled = [baseline_series.carried(row.float().numpy()[None] / std)[0] for row in rows]
+    return [row if len(row) else np.zeros((1, len(std)), np.float32) for row in filled]
+
+
 # Features
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The encoded inputs side by side as (N, D) float32: first pixels, then numbers, then codes.
+    """The encoded inputs side by side as (N, D) float32: first pixels, then numbers, then series, then codes.
 
     Args:
         names: kind -> names of the inputs.
@@ -144,7 +237,7 @@ class Layout:
         names = {kind: tuple(name for name, item in schema.inputs.items() if item.kind == kind) for kind in READABLE}
         row = data.batch(torch.zeros(1, dtype=torch.int64))
         widths = {kind: sum(_flat(kind, row[name]).shape[1] for name in names[kind]) for kind in READABLE}
-        return Layout(names, widths, sum(row[name].numel() for name in schema.inputs))
+        return Layout(names, widths, sum(_numbers(data, name, row[name]) for name in schema.inputs))
 
     @property
     def width(self) -> int:
@@ -166,12 +259,43 @@ class Layout:
             yield torch.cat([_flat(kind, batch[name]) for kind, name in order], 1).numpy()
 
 
+def _numbers(data: TensorSet, name: str, row: Tensor) -> int:
+    """Values of one encoded row, of the longest one where they differ."""
+    column = data.columns[name]
+    if isinstance(column, Ragged):
+        return int(column.lengths().max()) * int(np.prod(column.values.shape[1:]))
+    return row.numel()
+
+
 def _flat(kind: str, column: Tensor) -> Tensor:
     """(B, ...) -> (B, D) float32; images are averaged over squares, so that no side is longer than 16."""
+    if kind == "series":
+        return summaries(column)
     if kind == "image":
         height, width = (-(-side // -(-side // SIDE)) for side in column.shape[2:])
         column = F.adaptive_avg_pool2d(column.float(), (height, width))
     return column.reshape(len(column), -1).float()
+
+
+def summaries(series: Tensor) -> Tensor:
+    """(B, T, C) with nan where nothing was observed -> (B, 6 C): what a channel did.
+
+    The last observed value, mean, least and largest, how many were observed, and the slope a moment of the straight line
+    through them (0 through one); nan where none was.
+    """
+    known = ~series.isnan()  # (B, T, C)
+    values, count = series.nan_to_num(0.0).double(), known.sum(1).double()  # (B, T, C), (B, C)
+    steps = torch.arange(series.shape[1], dtype=torch.float64)[:, None]  # (T, 1)
+    last = torch.where(known, steps, -1.0).amax(1).clamp(min=0).long()  # (B, C)
+    mean, center = (torch.where(known, part, 0.0).sum(1) / count for part in (values, steps))  # nan where none
+    away = torch.where(known, steps - center[:, None], 0.0)
+    slope = (away * values).sum(1) / away.square().sum(1).clamp(min=1e-12)
+    found = [
+        values.gather(1, last[:, None])[:, 0], mean,
+        torch.where(known, values, torch.inf).amin(1), torch.where(known, values, -torch.inf).amax(1), slope,
+    ]  # fmt: skip
+    found = [torch.where(count > 0, part, torch.nan) for part in found]
+    return torch.cat([*found, count], 1).float()
 
 
 def _chosen(schema: Schema, layout: Layout, rows: int, seed: int) -> tuple[Tensor, list[str]]:
@@ -213,6 +337,8 @@ def _approaches(schema: Schema, layout: Layout, features: np.ndarray, seed: int)
     if layout.names["image"]:
         strength = PIXELS_STRENGTH
         suffix = " on pixels" if layout.width == layout.widths["image"] else " on pixels and columns"
+    elif layout.names["series"]:
+        suffix = " on summaries"
     linear = Approach(
         _joined(schema, LINEAR) + suffix,
         _linear_features(layout),
@@ -257,9 +383,11 @@ def _linear_features(layout: Layout) -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
+    numbers = make_pipeline(SimpleImputer(add_indicator=True, keep_empty_features=True), StandardScaler())
     steps = {
         "image": StandardScaler(),
-        "number": make_pipeline(SimpleImputer(add_indicator=True, keep_empty_features=True), StandardScaler()),
+        "number": numbers,
+        "series": numbers,
         "category": OneHotEncoder(handle_unknown="ignore", max_categories=SHOWN, sparse_output=False, dtype=np.float32),
     }
     side_by_side = ColumnTransformer(

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from fathom.analysis import breakdown
-from fathom.analysis.wording import capital, metric_words
+from fathom.analysis.wording import capital, listed, metric_words
 from fathom.core.callbacks import smaller_is_better
 from fathom.core.contract import Field, Schema
 from fathom.core.errors import DataError
@@ -220,15 +220,19 @@ def class_shares(data: TensorSet, schema: Schema) -> dict[str, Tensor]:
 def primary(schema: Schema, shares: Mapping[str, Tensor]) -> str:
     """The one metric by which network and baselines are compared: that of the first target.
 
-    Numbers: R2. Labels: F1. Classes: accuracy, but AUROC where one class holds more than 80 % of the training
+    Numbers: R2. Forecasts: RMSE. Labels: F1. Classes: accuracy, but AUROC where one class holds more than 80 % of the training
     rows, because then always answering that class already looks good.
 
     Args:
         schema: whose first target counts.
         shares: target -> (K,) shares of the classes among the training rows.
     """
-    name, item = next(iter(schema.targets.items()))
-    metric = {"number": "r2", "labels": "f1"}.get(item.kind, "accuracy")
+    return _deciding(schema, shares, next(iter(schema.targets)))
+
+
+def _deciding(schema: Schema, shares: Mapping[str, Tensor], name: str) -> str:
+    """The metric that says most about one target."""
+    metric = {"number": "r2", "labels": "f1", "forecast": "rmse"}.get(schema.targets[name].kind, "accuracy")
     if name in shares and float(shares[name].max()) > DOMINANT:
         metric = "auroc"
     return _metric_name(schema, name, metric)
@@ -273,6 +277,28 @@ def verdict(baselines: Tables, differences: Tables, metric: str) -> str:
     return f"The network is {judged} than {_article(name)}: {metric_words(metric)} {gap}."
 
 
+def verdicts(baselines: Tables, differences: Tables, metrics: Sequence[str]) -> str:
+    """A sentence of `verdict` for each metric, one a target."""
+    return " ".join(verdict(baselines, differences, metric) for metric in metrics)
+
+
+FEW_ROWS = 5  # of a class among the test rows; figures of fewer are hardly more than one answer
+
+
+def _rare(schema: Schema, data: TensorSet) -> list[str]:
+    """A sentence about the classes of which the test has a few rows only."""
+    notes = []
+    for name, item in schema.targets.items():
+        target = encoded(data, name)
+        if item.kind != "category" or target.ndim != 1:
+            continue
+        counts = torch.bincount(target.long(), minlength=item.outputs[0]).tolist()
+        few = [f"'{word}' on {count}" for word, count in zip(item.state["classes"], counts, strict=True) if 0 < count < FEW_ROWS]
+        if few:
+            notes.append(f"Figures of some classes of '{name}' rest on fewer than {FEW_ROWS} test rows: {listed(few, 5)}.")
+    return notes
+
+
 def results(
     network: Batch,
     baselines: Mapping[str, Batch],
@@ -295,30 +321,38 @@ def results(
 
     Returns:
         test: metric -> value, low, high. baseline, difference: the same by name of the baseline. primary: the
-        metric of the verdict. better: "better", "not better", "worse" or None. verdict: the same as a sentence.
+        metric of the verdict; others: those of further targets. better: "better", "not better", "worse" or None.
+        verdict: the same as a sentence, one a target.
         targets: what tables and pictures show of each target. mistakes: the worst rows. notes: sentences about
         the metrics and their intervals.
     """
+    from fathom.analysis import forecast  # which makes its intervals here
+
     judged = _Judged.of({"network": network, **_checked(baselines)}, data, schema, seed, blocks, resamples, confidence)
     test = judged.table("network")
     tables = {name: judged.table(name) for name in baselines}
     differences = {name: judged.difference(name) for name in baselines}
-    notes = judged.notes()
+    notes = judged.notes() + _rare(schema, data)
     if metric not in test:
         wanted, metric = metric, next(iter(test))
         notes.insert(
             0, f"{capital(metric_words(wanted))} is not defined on these rows; {metric_words(metric)} decides instead."
         )
     weight = row_weights(data)
+    shares = class_shares(data, schema)
+    others = [name for target in list(schema.targets)[1:] if (name := _deciding(schema, shares, target)) in test]
     return {
         "test": _plain_table(test),
         "baseline": {name: _plain_table(table) for name, table in tables.items()},
         "difference": {name: _plain_table(table) for name, table in differences.items()},
         "primary": metric,
+        "others": others,
         "better": better(tables, differences, metric),
-        "verdict": verdict(tables, differences, metric),
+        "verdict": verdicts(tables, differences, [metric, *others]),
         "targets": {
             name: _details(item, network[name], encoded(data, name), weight, seed)
+            if item.kind != "forecast"
+            else forecast.details(name, schema, network, baselines, data, seed, blocks)
             for name, item in schema.targets.items()
         },
         "mistakes": mistakes(network, data, schema),
@@ -330,7 +364,7 @@ def mistakes(outputs: Batch, data: TensorSet, schema: Schema, count: int = MISTA
     """The worst rows: wrong answers by their loss, numbers by their distance. Several targets take turns.
 
     Returns:
-        row (of `data`), target, truth, answer, confidence (None for numbers) of each.
+        row (of `data`), target, truth, answer, confidence (None for numbers) of each; "at" of a forecast is the moment.
     """
     each = [_worst(name, item, outputs[name], encoded(data, name), count) for name, item in schema.targets.items()]
     turns = [line[place] for place in range(count) for line in each if place < len(line)]
@@ -442,7 +476,7 @@ class _Judged:
             return wilson(value, self._trials(), self.confidence)
         if _plain(metric) in AREAS and 0 < value < 1:
             return _log_odds(value, drawn, self.confidence)
-        low, high = _bootstrap(value, drawn, self.confidence)
+        low, high = percentiles(value, drawn, self.confidence)
         if metric in self.support and low == high and value in (0.0, 1.0):
             return wilson(value, self.support[metric], self.confidence)
         return (max(low, 0.0), min(high, 1.0)) if metric in self.support else (low, high)
@@ -457,7 +491,7 @@ class _Judged:
                 self._trials(),
                 self.confidence,
             )
-        return _bootstrap(value, self.draws["network"][metric] - self.draws[name][metric], self.confidence)
+        return percentiles(value, self.draws["network"][metric] - self.draws[name][metric], self.confidence)
 
     def _trials(self) -> float:
         """How many equally weighted rows say as much as these (Kish 1965)."""
@@ -521,7 +555,7 @@ def paired_shares(gained: float, lost: float, trials: float, confidence: float =
     return max(-1.0, center - half), min(1.0, center + half)
 
 
-def _bootstrap(value: float, drawn: Tensor, confidence: float) -> tuple[float, float]:
+def percentiles(value: float, drawn: Tensor, confidence: float) -> tuple[float, float]:
     """The percentile interval of the draws that are defined, or a normal one where they are few."""
     known = drawn[drawn.isfinite()]
     if len(known) < 2:
@@ -633,7 +667,7 @@ def _plain_table(table: Table) -> dict[str, dict[str, float]]:
 
 def _article(name: str) -> str:
     """ "the majority class" and "the mean", but "logistic regression"."""
-    return f"the {name}" if name.startswith(("majority", "mean", "label", "network", "trivial")) else name
+    return f"the {name}" if name.startswith(("majority", "mean", "label", "network", "trivial", "last")) else name
 
 
 # What tables and pictures show of each target
@@ -683,7 +717,9 @@ def _original(item: Field, target: Tensor) -> Tensor:
 
 def _worst(name: str, item: Field, output: Tensor, target: Tensor, count: int) -> list[dict[str, Any]]:
     """The worst rows of one target, the worst first."""
-    judges = {"category": _worst_classes, "labels": _worst_labels, "number": _worst_numbers}
+    from fathom.analysis import forecast
+
+    judges = {"category": _worst_classes, "labels": _worst_labels, "number": _worst_numbers, "forecast": forecast.worst}
     if item.kind not in judges:
         return []
     return [{"row": row, "target": name, **told} for row, told in judges[item.kind](item, output, target, count)]

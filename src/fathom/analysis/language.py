@@ -130,7 +130,8 @@ def _translation(
     field, test = _field(predictor, name), sets["test"]
     texts = {part: _texts(columns, field.columns[0], splits[part]) for part in ("train", "test")}
     answers = field.texts(predictor.outputs(test, ROWS)[name])
-    nats = torch.cat([predictor.scores["nats"](batch).double() for batch in test.batches(ROWS)])
+    with torch.inference_mode():
+        nats = torch.cat([predictor.scores["nats"](batch).double() for batch in test.batches(ROWS)])
     truth = test.column(name)
     likelihood = torch.stack([nats, (truth > PAD).sum(1) - 1.0, field.byte_counts(truth).nan_to_num()], 1)
     outputs = {name: torch.cat([likelihood, overlap_sums(answers, texts["test"])], 1)}

@@ -131,8 +131,13 @@ def batch_size(rows: int, pictures: bool) -> int:
 def task_name(schema: Schema) -> str:
     """The task in two words: "image classification", "table regression" ..."""
     kinds = {item.kind for item in schema.inputs.values()}
-    what = "image" if kinds == {"image"} else "mixed" if "image" in kinds else "table"
     targets = {item.kind for item in schema.targets.values()}
+    if "text" in targets:
+        return "translation" if kinds else "language model"
+    if targets == {"forecast"}:
+        return "forecast"
+    alone = kinds & {"image", "text", "series"} if len(kinds) == 1 else set()
+    what = min(alone or ({"series"} & kinds) or ({"mixed"} if kinds & {"image", "text"} else {"table"}))
     how = {"category": "classification", "number": "regression", "labels": "labelling"}
     return f"{what} {how.get(next(iter(targets)), 'learning') if len(targets) == 1 else 'prediction'}"
 

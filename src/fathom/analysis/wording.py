@@ -27,6 +27,7 @@ NAMES = {
     "mse": "MSE",
     "rmse": "RMSE",
     "mae": "MAE",
+    "mase": "MASE",
 }
 SHARES = {"accuracy", "precision", "recall", "specificity", "f1"}  # read as percent
 FIXED = {"auroc", "auprc", "ece", "r2", "brier"}  # read with three decimals

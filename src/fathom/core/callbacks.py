@@ -128,7 +128,10 @@ def finite(line: Mapping[str, Any]) -> dict[str, Any]:
     return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
 
 
-SMALLER = ("loss", "log_loss", "mse", "rmse", "mae", "ece", "error", "brier")
+SMALLER = (
+    "loss", "log_loss", "mse", "rmse", "mae", "ece", "error", "brier",
+    "scaled_mse", "mase", "quantile_loss", "perplexity", "bits_per_byte",
+)  # fmt: skip
 
 
 def smaller_is_better(name: str) -> bool:

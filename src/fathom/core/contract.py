@@ -27,10 +27,11 @@ from fathom.core.batching import Epochs, epoch_order, epoch_steps
 from fathom.core.errors import DataError, unknown
 from fathom.core.registry import Hyperparameter, fields, hyperparameter
 from fathom.core.tensors import ROW, WEIGHT, Batch, Columns, Index, Ragged, TensorSet
+from fathom.core.validation import validation
 
 if TYPE_CHECKING:
     from fathom.core.optimize import Optimizer
-    from fathom.core.recipe import Recipe
+    from fathom.core.recipe import Recipe, Training
 
 __all__ = [
     "PENALTY", "ROW", "WEIGHT", "Algorithm", "Batch", "Callback", "Clock", "Columns", "Context", "Field", "Index", "Loss",
@@ -405,6 +406,11 @@ class Algorithm(Configured, ABC):
             return [Stage("train", recipe.training.planned_steps(), data["train"])]
         return [Stage(table.name, table.planned_steps(), data["train"], dict(table.rates)) for table in recipe.stage]
 
+    @classmethod
+    def epoch(cls, schema: Schema, data: TensorSet, training: Training) -> int:
+        """Batches of one pass over the training rows."""
+        return Epochs(data, training.rows_per_batch(), training.seed, training.tokens).steps
+
     def batches(self, stage: Stage, start: int) -> Iterator[Batch]:
         """Endless batches, from step `start` on. Default: shuffled and augmented rows, each once an epoch."""
         training, device = self.context.recipe.training, self.context.device
@@ -431,6 +437,10 @@ class Algorithm(Configured, ABC):
             batch: the encoded targets of these rows, and their `.weight` where there is one.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say what its loss on other rows is.")
+
+    def validate(self, data: TensorSet) -> dict[str, float]:
+        """What is watched on the validation rows, "loss" among it."""
+        return validation(self, data)
 
     def finish(self, stage: Stage) -> None:
         """A stage has ended."""

@@ -16,10 +16,8 @@ RowFaults is different: the encoder's way to hand back the rows that it could no
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
-
 
 CLOSE = 0.62  # of difflib: 'resnt' is near 'resnet'; 'nope' is not near 'wine'
 
@@ -79,7 +77,8 @@ class RowFaults(Exception):
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
     """The allowed name that is most like `name`, or None where nothing is near."""
     options = [str(option) for option in allowed]
-    shared = os.path.commonprefix([name, *options]).rfind(".") + 1  # a section that all share makes nothing alike
+    section = name[: name.rfind(".") + 1]  # what all share makes nothing alike
+    shared = len(section) if all(option.startswith(section) for option in options) else 0
     by_lower = {option[shared:].lower(): option for option in options}
     found = difflib.get_close_matches(name[shared:].lower(), by_lower, n=1, cutoff=CLOSE)
     return by_lower[found[0]] if found else None

@@ -274,7 +274,9 @@ def _refuse_folds(schema: Schema, data: Data) -> None:
         DataError: the rows have an order, or the recipe asks for another share, or for a fold that is not there.
     """
     if data.fold is not None and not 1 <= data.fold[0] <= data.fold[1]:
-        raise DataError(f"data.fold = {list(data.fold)} is not allowed: write [k, K], the k-th of K parts, from 1 to K.")
+        raise DataError(
+            f"data.fold = {list(data.fold)} is not allowed: write [k, K], the k-th of K parts, from 1 to K."
+        )
     if "time" in schema.special or windowed(schema):
         order = f"'{schema.special['time']}' (data.time)" if "time" in schema.special else "their place in the series"
         raise DataError(
@@ -388,10 +390,9 @@ def encode(
 
 
 def _cut(column: Tensor | Ragged, window: tuple[int, int] | None) -> Encoded:
-    """The column as it is, or as stretches of a series."""
-    if window is None:
+    """The column as it is, or as stretches of a series; rows of several moments are stretches already."""
+    if window is None or isinstance(column, Ragged):
         return column
-    assert isinstance(column, Tensor), "a series has one value a moment"
     return Windows(column, *window)
 
 

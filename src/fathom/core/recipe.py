@@ -66,7 +66,7 @@ class Data(Section):
     limit: PositiveInt | None = Field(None, description="use only this many rows, drawn by the seed")
     split_seed: int | None = Field(None, ge=0, lt=2**31, description="of the division; training.seed where None")
     fold: tuple[PositiveInt, PositiveInt] | None = Field(
-        None, description="[k, K]: the test rows are the k-th of K parts; stands in the recipes of training.folds' members"
+        None, description="[k, K]: the test rows are the k-th of K parts, as in a member of training.folds"
     )
     bad_rows: Probability = Field(0.01, description="share of unreadable rows that may be left out")
     memory: PositiveFloat = Field(4.0, description="GiB of encoded data kept in memory; more is memory-mapped")
@@ -439,11 +439,6 @@ def flag_changes(flags: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in flags.items():
         if value is None:
             continue
-        if name in ("valid", "test") and not isinstance(value, str | float | int | os.PathLike):
-            raise FathomError(
-                f"{name}= takes a share of the rows, a file or a folder, but a {type(value).__name__} came. Give data in "
-                "memory in one piece: fathom.fit({'train': (x, y), 'valid': (x, y), 'test': (x, y)})."
-            )
         key = FLAGS[name].key if name in FLAGS else "data.download" if name == "download" else name
         if key in names:
             raise FathomError(f"'{key}' is given twice, as '{names[key]}' and '{name}'; leave one out.")

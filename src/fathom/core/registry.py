@@ -178,12 +178,11 @@ def _hints(owner: Any, names: Mapping[str, Any]) -> dict[str, Any]:
 def sentence(where: str, fault: Any) -> str:
     """One pydantic fault as a sentence that names the key, what came and what is allowed."""
     key = ".".join([where, *[str(part) for part in fault["loc"] if not str(part).startswith("function")]])
-    message = plain(str(fault["msg"]).removeprefix("Value error, "))
+    message = plain(str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input should be "))
     return f"{key} = {shown(fault.get('input'))} is not allowed: it should be {message}."
 
 
 PLAIN = {
-    "Input should be ": "",
     ", unable to parse string as a number": "",
     ", unable to parse string as an integer": "",
     ", unable to interpret input": "",

@@ -23,12 +23,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fathom.core.errors import DamagedError, FathomError, RunError, nearest
+
+if TYPE_CHECKING:  # results and listings are read without torch, whose import takes a second
+    from torch import Tensor
 
 FORMAT = 1
 HEADER = 4 * 2**20  # bytes of a safetensors header: some ten thousand tensors
@@ -96,7 +96,8 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise RunError(f"{path} is missing; the run is not complete.") from error
+        go_on = f" Go on with: fathom fit --resume {path.parent}" if path.name == "results.json" else ""
+        raise RunError(f"{path} is missing; the run is not complete.{go_on}") from error
     except (OSError, ValueError) as error:
         raise DamagedError(f"{path} is damaged ({error}). {REPAIR}") from error
     if not isinstance(value, dict) or value.get(SEAL) != _seal(value):
@@ -151,6 +152,8 @@ def _check_header(path: Path) -> None:
 
 
 def _tensor_seal(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    import torch
+
     digest = hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -161,6 +164,8 @@ def _tensor_seal(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str
 
 def flatten(tree: Any, prefix: str = "") -> tuple[dict[str, Tensor], Any]:
     """Part a nested state into tensors by path and JSON that holds their places."""
+    from torch import Tensor
+
     if isinstance(tree, Tensor):
         return {prefix: tree}, {"$tensor": prefix}
     if isinstance(tree, Mapping):
@@ -325,7 +330,7 @@ class RunFolder:
                 return RunFolder(path)
         known = [path.name for path in RunFolder.all(out)]
         guess = nearest(Path(location).name, known)
-        hint = f" Did you mean '{out / guess}'?" if guess else f" Runs in {out}/: {', '.join(known[-5:]) or 'none'}."
+        hint = f" Did you mean '{out / guess}'?" if guess else f" Runs in {out}/: {_last(known)}."
         what = "is not a run folder (it has no recipe.toml)" if Path(location).exists() else "does not exist"
         raise RunError(f"'{location}' {what}.{hint}")
 
@@ -359,6 +364,12 @@ class RunFolder:
             os.close(folder)
 
 
+def _last(names: list[str], most: int = 5) -> str:
+    """The newest names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[-most:]) or "none") + more
+
+
 def _number(folder: str, name: str) -> int:
     match = re.fullmatch(re.escape(name) + r"-(\d+)", folder)
     return int(match.group(1)) if match else 0
@@ -377,6 +388,8 @@ def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], w
     Raises:
         RunError: names the first tensor that is missing, left over, of another shape or type, or not finite.
     """
+    import torch
+
     for name, tensor in expected.items():
         if name not in found:
             raise RunError(f"{where} has no tensor '{name}', which the network needs. {REPAIR}")

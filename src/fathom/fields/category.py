@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -56,16 +56,19 @@ class Category(Field):
         """The words of each column, sorted; numbers in their own order."""
         counts: list[Counter[str]] = [Counter() for _ in self.columns]
         shares = 0  # K, where the target comes as soft rows
+        kind = "text"
         for chunk in chunks:
             for name, counter in zip(self.columns, counts, strict=True):
                 column = chunk[name]
                 if isinstance(column, np.ndarray):
                     shares = column.shape[1]
                 else:
+                    kind = _type_of(column)
                     counter.update(_count(column))
         words = [[word for word, _ in counter.most_common(self.limit)] for counter in counts]
         self.state = {"vocabularies": [sorted(column, key=_natural) for column in words]}
         self.state["classes"] = [str(i) for i in range(shares)] or self.state["vocabularies"][0]
+        self.state["type"] = "int" if shares else kind
 
     def encode(self, columns: Columns, target: bool = False) -> Tensor:
         """Target: (N,) int64 class, or (N, K) float32 soft rows. Input: (N, columns) int32, 0 for unknown."""
@@ -117,12 +120,13 @@ class Category(Field):
         return Embed([len(words) + 1 for words in self.state["vocabularies"]], self.one_hot)
 
     def decode(self, output: Tensor) -> list[Any]:
-        """The likeliest class, its probability, and the probability of each."""
+        """The likeliest class, in the type that it came in, its probability, and the probability of each."""
         shares = output.float().softmax(1)  # (N, K)
         best = shares.argmax(1).tolist()
+        back = BACK[self.state.get("type", "text")]
         return [
             {
-                "answer": self.classes[top],
+                "answer": back(self.classes[top]),
                 "confidence": round(row[top], 6),
                 "probabilities": dict(zip(self.classes, (round(p, 6) for p in row), strict=True)),
             }
@@ -165,6 +169,21 @@ def text(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+# A class in the type that it came in. Fractions are rare, and whole numbers with gaps come as fractions: text() says how.
+BACK: dict[str, Callable[[str], Any]] = {
+    "text": str,
+    "bool": lambda word: word == "True",
+    "int": int,
+    "float": lambda word: int(word) if word.lstrip("-").isdigit() else float(word),
+}
+
+
+def _type_of(column: pa.ChunkedArray) -> str:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    tests = {"bool": pa.types.is_boolean, "int": pa.types.is_integer, "float": pa.types.is_floating}
+    return next((name for name, fits in tests.items() if fits(kind)), "text")
 
 
 def _natural(word: str) -> tuple[int, float, str]:

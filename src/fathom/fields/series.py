@@ -13,7 +13,7 @@ Shapes: N moments or rows, B rows of a batch, T moments of a row, C channels, H 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -309,8 +309,9 @@ class Forecast(Field):
         return self._spread(output) + self._along(self.state["mean"], output)
 
     def original(self, encoded: Tensor) -> Tensor:
-        """Encoded (..., C) -> float64 in the original units."""
-        return encoded.double() + torch.tensor(self.state["mean"], dtype=torch.float64, device=encoded.device)
+        """Encoded (..., C) -> float64 in the original units, less the digits that float32 has no room for."""
+        mean, std = (np.array(self.state[name]) for name in ("mean", "std"))
+        return _rounded(encoded.double().cpu().numpy() + mean, std)
 
     def _spread(self, output: Tensor) -> Tensor:
         """Standardized -> float64 distance from the mean."""
@@ -330,7 +331,8 @@ class Forecast(Field):
 
     def decode(self, output: Tensor) -> list[Any]:
         """One dict a row: "answer" with H numbers (by column where there are several), "low" and "high" of quantiles."""
-        values = self._round(self.unscale(output))  # (B, H, C) or (B, H, C, Q)
+        std = self._along(self.state["std"], output).cpu().numpy()
+        values = _rounded(self.unscale(output).cpu().numpy(), std)  # (B, H, C) or (B, H, C, Q)
         answers = {"answer": self.point(values)}
         if self.quantiles:
             answers |= {"low": values.amin(-1), "high": values.amax(-1)}
@@ -341,13 +343,6 @@ class Forecast(Field):
         """(H, C) numbers as a list, or as column -> list."""
         by_column = {name: [moment[c] for moment in moments] for c, name in enumerate(self.columns)}
         return by_column if len(by_column) > 1 else by_column[self.columns[0]]
-
-    def _round(self, values: Tensor) -> Tensor:
-        """Less the digits that float32 has no room for."""
-        numbers = values.cpu().numpy()
-        std = self._along(self.state["std"], values).cpu().numpy()
-        places = 10.0 ** np.clip(DIGITS - np.floor(np.log10(np.maximum(np.abs(numbers), std))), -300, 300)
-        return torch.from_numpy(np.rint(numbers * places) / places)
 
     def metrics(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Errors in the original units over all known values, the columns counting alike.
@@ -415,6 +410,13 @@ class Forecast(Field):
 # ---------------------------------------------------------------- numbers
 
 
+def _rounded(values: np.ndarray, std: np.ndarray) -> Tensor:
+    """Values less the digits that float32 has no room for, as measured by their own size or their deviation."""
+    size = np.maximum(np.abs(np.nan_to_num(values)), std)
+    places = 10.0 ** np.clip(DIGITS - np.floor(np.log10(size)), -300, 300)
+    return torch.from_numpy(np.rint(values * places) / places)
+
+
 class Summary:
     """Ends, mean and deviation of each channel from all moments, or from a random sample of many.
 
@@ -473,9 +475,12 @@ def centered(values: np.ndarray, mean: Sequence[float]) -> tuple[Tensor, dict[in
     return torch.from_numpy(encoded), faulty
 
 
-def matrix(columns: Mapping[str, Column], names: Sequence[str]) -> np.ndarray:
+def matrix(columns: Columns, names: Sequence[str]) -> np.ndarray:
     """(N, C) float64 of columns with one number a row, nan where missing."""
-    return np.column_stack([_numbers(columns[name], name) for name in names])
+    values = np.empty((columns.rows, len(names)))
+    for place, name in enumerate(names):
+        values[:, place] = _numbers(columns[name], name)
+    return values
 
 
 def _numbers(column: Column, name: str) -> np.ndarray:

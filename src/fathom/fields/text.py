@@ -30,7 +30,7 @@ from fathom.fields.vocabulary import END, PAD, SPECIAL, START, TURN, UNKNOWN, Co
 
 __all__ = ["END", "PAD", "SPECIAL", "START", "TURN", "UNKNOWN", "Text"]
 
-PART = 1 << 20  # bytes of text that are tokenized at once: the tokenizer's own objects need a hundred times the tokens
+PART = 1 << 17  # bytes of text that are tokenized at once: the tokenizer's own objects need a hundred times the tokens
 SAMPLE = 4_000  # training rows that `describe` speaks of
 
 
@@ -69,6 +69,11 @@ class Text(Field):
     def outputs(self) -> tuple[int, ...]:
         """One logit a token of the vocabulary, at each place."""
         return (-1, self.size)
+
+    @property
+    def dialogue(self) -> bool:
+        """Whether rows have several turns."""
+        return bool(self.state and self.state["about"].get("dialogue"))
 
     @property
     def codec(self) -> Codec:
@@ -116,6 +121,7 @@ class Text(Field):
             "median": int(np.median(count)),
             "unknown": round(float((values == UNKNOWN).mean()), 4),
             "cut": 0.0 if self.continuous else round(float((count > self.length).mean()), 4),
+            "dialogue": bool((values == TURN).any()),
         }
 
     # ------------------------------------------------------------ texts to tokens

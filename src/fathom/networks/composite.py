@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fathom.core.contract import Schema, hyperparameter
 from fathom.core.registry import network
 from fathom.networks.mlp import MLP
-from fathom.networks.parts import kinds, output_size
+from fathom.networks.parts import kinds, output_size, rows_alike
 from fathom.networks.resnet import filters
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -64,6 +64,8 @@ class Composite(nn.Module):
 
 
 def _suits(schema: Schema, rows: int) -> float:
+    if not rows_alike(schema):
+        return 0.0
     return 1.5 if "image" in kinds(schema) and len(schema.inputs) > 1 else 0.2
 
 
@@ -94,4 +96,5 @@ def composite(
     dropout: Share = hyperparameter(0.1, search=(0.0, 0.6), help="in the head, share of units silenced in training"),
 ) -> nn.Module:
     """An encoder for each input and a shared head."""
+    require(rows_alike(schema), schema, "composite", ALIKE)
     return Composite(schema, channels, hidden, dropout)

@@ -19,7 +19,18 @@ from torch import Tensor, nn
 from fathom.core.contract import PENALTY, Schema, hyperparameter
 from fathom.core.errors import FathomError, nearest
 from fathom.core.registry import network
-from fathom.networks.parts import ACTIVATIONS, RISING, FlattenPixels, normalization, output_size
+from fathom.networks.parts import (
+    ACTIVATIONS,
+    ALIKE,
+    RISING,
+    FlattenPixels,
+    flat_size,
+    image_shape,
+    normalization,
+    output_size,
+    require,
+    rows_alike,
+)
 
 Shape = tuple[int, ...]
 
@@ -33,8 +44,9 @@ class Stack(nn.Module):
         self.head = head
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """(B, ...) each -> (B, outputs); several inputs are flattened side by side."""
-        x = inputs[0] if len(inputs) == 1 else torch.cat([x.flatten(1) for x in inputs], 1)
+        """(B, ...) each -> (B, outputs); all but a lone picture are flattened side by side."""
+        picture = len(inputs) == 1 and inputs[0].ndim == 4
+        x = inputs[0] if picture else torch.cat([x.flatten(1) for x in inputs], 1)
         return self.head(self.body(x))
 
 
@@ -210,8 +222,8 @@ def layers(
     """A chain of layers written as a list of lines."""
     if not layers:
         raise FathomError('network.layers is empty; write it as network.layers=["dense 64 relu"].')
-    shapes = [tuple(item.shape) for item in schema.inputs.values()]
-    shape: Shape = shapes[0] if len(shapes) == 1 else (sum(int(np.prod(s)) for s in shapes),)
+    require(rows_alike(schema), schema, "layers", ALIKE)
+    shape: Shape = image_shape(schema) or (flat_size(schema),)
     modules: list[nn.Module] = []
     for number, line in enumerate(layers, 1):
         try:

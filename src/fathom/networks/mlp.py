@@ -24,6 +24,8 @@ from fathom.networks.parts import (
     kinds,
     normalization,
     output_size,
+    require,
+    rows_alike,
 )
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -67,17 +69,20 @@ class MLP(nn.Module):
     cons="only straight boundaries between classes",
     paper="Rosenblatt 1958, The Perceptron",
     year=1958,
-    suits=lambda schema, rows: 0.1,
+    suits=lambda schema, rows: 0.1 if rows_alike(schema) else 0.0,
 )
 def perceptron(
     schema: Schema, role: str, *, initializer: InitializerName = hyperparameter("default", help="of weights")
 ) -> nn.Module:
     """One linear layer from the flattened inputs to the outputs."""
+    require(rows_alike(schema), schema, "perceptron", ALIKE)
     return initialize(MLP(flat_size(schema), (), output_size(schema), "linear", "none", 0.0), initializer)
 
 
 def _suits(schema: Schema, rows: int) -> float:
-    return 0.3 if "image" in kinds(schema) else 1.0
+    if not rows_alike(schema):
+        return 0.0
+    return 0.3 if kinds(schema) & {"image", "series"} else 1.0
 
 
 def _training(schema: Schema, rows: int) -> dict[str, object]:
@@ -115,5 +120,6 @@ def mlp(
     initializer: InitializerName = hyperparameter("default", help="of weights"),
 ) -> nn.Module:
     """Hidden layers with an activation each, then a linear head."""
+    require(rows_alike(schema), schema, "mlp", ALIKE)
     made = MLP(flat_size(schema), hidden, output_size(schema), activation, normalization, dropout)
     return initialize(made, initializer)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fathom.core.contract import Schema
+from fathom.core.contract import Field, Schema
+from fathom.core.errors import FathomError
+from fathom.core.registry import networks
 
 ActivationName = Literal["relu", "leaky_relu", "sigmoid", "tanh", "softmax", "linear", "gelu", "silu"]
 NormalizationName = Literal["none", "batch", "layer", "group"]
@@ -25,6 +27,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
 }
+ALIKE = "rows of equally many measured values, and no text"  # what a network without a memory takes
+USUAL = 1_000  # training rows, where networks are compared and the number is not known
 # Maximum commutes with a function that never falls, so these may follow a max pool, on a quarter of the values.
 RISING = ("relu", "leaky_relu", "sigmoid", "tanh", "linear")
 
@@ -81,9 +85,50 @@ def flat_size(schema: Schema) -> int:
 def image_shape(schema: Schema) -> tuple[int, ...] | None:
     """(C, H, W) where the only input is a picture."""
     shapes = [tuple(item.shape) for item in schema.inputs.values()]
-    return shapes[0] if len(shapes) == 1 and len(shapes[0]) == 3 else None
+    return shapes[0] if len(shapes) == 1 and len(shapes[0]) == 3 and not writes(schema) else None
 
 
 def kinds(schema: Schema) -> set[str]:
     """The kinds of the inputs."""
     return {item.kind for item in schema.inputs.values()}
+
+
+def writes(schema: Schema) -> bool:
+    """Whether a text is to be written."""
+    return any(item.kind == "text" for item in schema.targets.values())
+
+
+def require(fits: bool, schema: Schema, name: str, takes: str) -> None:
+    """Refuse data that a network cannot take.
+
+    Args:
+        fits: whether it can.
+        schema: of the network's role, or of the whole task.
+        name: of the network.
+        takes: what it takes, in words.
+
+    Raises:
+        FathomError: says what came, and which networks fit.
+    """
+    if fits:
+        return
+    sources = {key: item for key, item in schema.inputs.items() if key not in schema.targets}  # a text reads itself too
+    scores = {entry.name: entry.about["suits"](Schema(sources, schema.targets), USUAL) for entry in networks}
+    fitting = sorted((other for other in scores if scores[other] > 0), key=lambda other: -scores[other])
+    advice = f"What fits: {', '.join(fitting[:6])}." if fitting else "No network fits this data."
+    came = f"here {_named(sources)} should tell" if sources else "here nothing is given to learn"
+    raise FathomError(f"The network '{name}' takes {takes}; {came} {_named(schema.targets)}. {advice}")
+
+
+def _named(items: Mapping[str, Field]) -> str:
+    """'age' (number), 'face' (image) and 3 more."""
+    words = [f"'{key}' ({item.kind})" for key, item in items.items()]
+    more = f" and {len(words) - 4} more" if len(words) > 4 else ""
+    return ", ".join(words[:4]) + more
+
+
+def rows_alike(schema: Schema) -> bool:
+    """Whether every row is the same number of measured values, in and out: no words, no rows of unequal length."""
+    steps = [item for item in schema.inputs.values() if item.kind == "series"]
+    words = any(item.kind == "text" for item in schema.fields().values())
+    return bool(schema.inputs) and not words and all(item.window for item in steps)

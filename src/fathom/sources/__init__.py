@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,24 @@ def open_source(location: Any, options: Data, like: Schema | None = None) -> Sou
     Raises:
         DataError: nothing reads it; names the nearest.
     """
-    main = _single(location, options, like)
-    others = {part: path for part in ("validation", "test") if isinstance(path := getattr(options, part), str)}
+    frames = _frames(location)
+    main = _single(frames.pop("train", location), options, like)
+    others = frames | {part: path for part in ("validation", "test") if isinstance(path := getattr(options, part), str)}
     return Joined(main, others, options, like) if others else main
+
+
+def _frames(location: Any) -> dict[str, Any]:
+    """Part -> frame, where a mapping gives the training frame and others; else nothing."""
+    from fathom.sources.base import PARTS
+
+    if not isinstance(location, Mapping) or not location or not set(location) <= set(PARTS):
+        return {}
+    parts = {PARTS[name]: frame for name, frame in location.items()}
+    return parts if "train" in parts and all(hasattr(frame, "__arrow_c_stream__") for frame in parts.values()) else {}
+
+
+def _called(part: str, place: Any) -> str:
+    return place if isinstance(place, str) else f"the {part} frame"
 
 
 def _single(location: Any, options: Data, like: Schema | None = None) -> Source:
@@ -55,10 +71,23 @@ def _single(location: Any, options: Data, like: Schema | None = None) -> Source:
 def _build(make: Any, location: Any, options: Data, like: Schema | None) -> Source:
     from fathom.sources.tables import Tables, reading_of
 
+    if (moments := _moments_like(like)) is not None:
+        return moments(location, options, like)
     if make is Tables and like is not None:
         return Tables(location, options, reading_of(like))
     made: Source = make(location, options)
     return made
+
+
+def _moments_like(like: Schema | None) -> Any:
+    """The source that makes series as a fitted schema has them; None where it has none."""
+    from fathom.sources.entities import Entities
+    from fathom.sources.series import SeriesTable
+
+    series = [item for item in like.inputs.values() if item.kind == "series"] if like else []
+    if not series:
+        return None
+    return SeriesTable if series[0].window else Entities
 
 
 def _not_read(location: Any) -> str:
@@ -97,12 +126,12 @@ class Joined(Source):
 
     Args:
         main: where training rows, types and kinds come from.
-        others: "validation" and "test" -> path.
+        others: "validation" and "test" -> path or frame.
         options: the recipe's table.
         like: see `open_source`.
     """
 
-    def __init__(self, main: Source, others: Mapping[str, str], options: Data, like: Schema | None = None) -> None:
+    def __init__(self, main: Source, others: Mapping[str, Any], options: Data, like: Schema | None = None) -> None:
         super().__init__(main.location, options)
         self.main = main
         self.others = dict(others)
@@ -148,8 +177,8 @@ class Joined(Source):
         needed = list(dict.fromkeys(name for item in schema.fields().values() for name in item.columns))
         needed += [name for name in schema.special.values() if name not in needed]
         parts = {}
-        for part, path in self.others.items():
-            source = _single(path, self._alone)
+        for part, place in self.others.items():
+            path, source = _called(part, place), _single(place, self._alone)
             if isinstance(source, Tables):
                 source.reading = {**reading}
             parts[part] = source.columns()
@@ -164,7 +193,7 @@ class Joined(Source):
             joined = Columns.concatenate(align(pieces))
         except DataError as error:
             raise DataError(
-                f"{self.location} and {', '.join(self.others.values())} do not fit together: {error}"
+                f"{self.location} and {', '.join(starmap(_called, self.others.items()))} do not fit together: {error}"
             ) from error
         self._splits = self._assign(first.rows, {part: columns.rows for part, columns in parts.items()})
         return joined
@@ -180,7 +209,7 @@ class Joined(Source):
             if part in own:
                 self._notes.append(
                     f"{self.location} has a {part} part of {len(own[part])} rows; it is not used, since "
-                    f"{self.others[part]} was given."
+                    f"{_called(part, self.others[part])} was given."
                 )
         return splits
 
@@ -211,6 +240,8 @@ def read_inputs(inputs: Sequence[Any], schema: Schema) -> tuple[Columns, list[st
         items = [items]  # the values of one row
     if kinds == ["text"]:
         return text_rows(items, schema)
+    if "series" in kinds:
+        return _read_series(items, schema)
     if kinds == ["image"] and not any(_is_tabular(item) for item in items):
         columns = Images.read_rows(items, schema)
     else:
@@ -221,6 +252,19 @@ def read_inputs(inputs: Sequence[Any], schema: Schema) -> tuple[Columns, list[st
             return Columns.concatenate(align(parts)), _numbered(items, [part.rows for part in parts])
         columns = _rows(items, schema)
     return columns, _row_names(columns, kinds, items)
+
+
+def _read_series(items: list[Any], schema: Schema) -> tuple[Columns, list[str]]:
+    """The moments before each forecast, or rows that each have a series."""
+    from fathom.sources.entities import read_entities
+    from fathom.sources.images import require_file
+    from fathom.sources.series import read_histories
+
+    for item in items:
+        if isinstance(item, str):
+            require_file(Path(item))
+    windowed = any(item.window for item in schema.inputs.values())
+    return read_histories(items, schema) if windowed else read_entities(items, schema)
 
 
 def _unpacked(item: Any, kinds: Sequence[str]) -> list[Any]:

@@ -251,7 +251,8 @@ def _npz(path: Path) -> dict[str, tuple[Any, Any]]:
         with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             held = {name.lower(): file[name] for name in file.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no readable .npz file of plain arrays: {error}.") from error
+        why = "it holds Python objects; save numbers or words" if "allow_pickle" in str(error) else str(error).rstrip(".")
+        raise DataError(f"{path} is no readable .npz file of plain arrays: {why}.") from error
     parts: dict[str, tuple[Any, Any]] = {}
     for part, split in [("", ""), *PARTS.items()]:
         for x, y in NAMES:

@@ -436,10 +436,11 @@ def _deciding(columns: Columns, inputs: Mapping[str, str], targets: Mapping[str,
     """A sentence about inputs of few values each of which goes with one class only, in every row."""
     notes = []
     for target, kind in targets.items():
-        if kind != "category" or isinstance(columns[target], np.ndarray):
+        if kind not in ("category", "number") or isinstance(columns[target], np.ndarray):
             continue
         plain = [name for name, kind in inputs.items() if kind in ("number", "category")]
-        found = [name for name in plain if _decides(columns[name], columns[target])]
+        gives_away = _decides if kind == "category" else _copies
+        found = [name for name in plain if gives_away(columns[name], columns[target])]
         if found:
             notes.append(
                 f"{shorten(found)} alone decides '{target}' in every row. Where it is known only afterwards, leave it out "
@@ -459,6 +460,16 @@ def _decides(column: Column, target: Column) -> bool:
     found = pairs.aggregate([])
     classes = pc.count_distinct(found["class"]).as_py()
     return bool(classes > 1 and found.num_rows == pc.count_distinct(found["value"]).as_py())
+
+
+def _copies(column: Column, target: Column) -> bool:
+    """Whether a column holds the same numbers as the target; a thousand rows settle nearly every other one."""
+    if not _is_numeric(column) or not _is_numeric(target):
+        return False
+    return all(
+        bool(pc.all(pc.equal(column[:rows].cast(pa.float64()), target[:rows].cast(pa.float64()))).as_py())
+        for rows in (1_000, len(target))
+    )
 
 
 def _remedy(kind: str) -> str:
@@ -590,6 +601,8 @@ def make_inputs(kinds: Mapping[str, str], options: Data, where: str, level: str 
         made["numbers"] = _make("number", by_kind.pop("number"), options)
     if "category" in by_kind:
         made["categories"] = _make("category", by_kind.pop("category"), options)
+    for name in by_kind.pop("series", []):
+        made[name] = _make("series", [name], options)
     for name in by_kind.pop("text", []):
         plain = name.lstrip(".") or "text"
         made[f"{plain} (text)" if plain in made else plain] = _make("text", [name], options, level)

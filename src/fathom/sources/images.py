@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fathom.analysis.wording import count_text
 from fathom.core.contract import Columns, Index, Schema
 from fathom.core.errors import DataError, hint, nearest, unknown
 from fathom.core.recipe import Data
@@ -87,7 +88,7 @@ class Images(Guessed):
         if files := parquet_files(self.path):
             return self._parquet(files)
         if self.path.is_file():
-            raise DataError(f"{self.path} is one picture; learning needs a folder of them. {LAYOUT}")
+            raise DataError(f"{self.path} is one picture; give a folder of them to learn from. {LAYOUT}")
         return self._folders()
 
     # ------------------------------------------------------------ folders
@@ -126,7 +127,7 @@ class Images(Guessed):
         if skipped:
             kinds = sorted({Path(name).suffix.lower() or Path(name).name for name in skipped})
             self.reading_notes.append(
-                f"{len(skipped)} files are no pictures by their extension and are left out ({shorten(kinds)})."
+                f"{count_text(len(skipped), 'file')} left out, with the extension of no picture: {shorten(kinds)}."
             )
         return Columns({"image": paths, "label": labels})
 
@@ -259,7 +260,7 @@ class Images(Guessed):
             )
         alone = sum(name not in of for name in relative)
         if alone:
-            self.reading_notes.append(f"{alone} files are not in {path.name}; each is a group of its own.")
+            self.reading_notes.append(f"{count_text(alone, 'file')} not in {path.name}; each is a group of its own.")
         values = [f"group {of[name]}" if name in of else f"file {name}" for name in relative]
         return Columns({**columns, GROUP: values}, columns.rows)
 

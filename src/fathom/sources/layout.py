@@ -23,7 +23,11 @@ from fathom.core.errors import DataError
 from fathom.core.tensors import Column
 from fathom.fields.series import matrix
 from fathom.sources import moments as time
+from fathom.sources.guess import few
 from fathom.sources.moments import Grid, Moments
+
+TIME_NAMES = ("date", "time", "datetime", "date_time", "timestamp", "ds")
+WORDS, MOST_WORDS = 8, 50  # channels of a column of words, and different words above which it is left out
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class Table:
 
     def numbers(self, names: Sequence[str]) -> np.ndarray:
         """(N, C) float64, nan where missing; an infinite value is refused."""
-        values = matrix(self.columns, names) if names else np.zeros((self.columns.rows, 0))
+        values = matrix(self.columns, names)
         if np.isinf(values).any():
             row, place = np.argwhere(np.isinf(values))[0]
             raise DataError(
@@ -141,7 +145,7 @@ def arrange(table: Table, layout: Layout) -> tuple[Moments, list[str]]:
     """The channels of every moment, and the names of the entities."""
     entity, names = table.codes(layout.group)
     ticks = table.ticks(layout.time, entity)
-    words = [_equals(table.columns[column], word) for column, word in layout.words]
+    words = [holds(table.columns[column], word) for column, word in layout.words]
     values = np.column_stack([table.numbers(layout.numbers), *words])
     placed = time.place(ticks, entity, values, layout.distance, len(layout.numbers))
     if layout.price:
@@ -150,7 +154,7 @@ def arrange(table: Table, layout: Layout) -> tuple[Moments, list[str]]:
     return replace(placed, values=np.column_stack([placed.values, *waves])), names
 
 
-def _equals(column: Column, word: str) -> np.ndarray:
+def holds(column: Column, word: str) -> np.ndarray:
     """(N,) 1.0 where the row holds the word."""
     same = pc.fill_null(pc.equal(_text(column), word), False)
     return np.asarray(same.cast(pa.int8()).to_numpy(), np.float64)
@@ -194,3 +198,24 @@ def is_number(column: Column) -> bool:
         return False
     kind = column.type
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def frequent(column: Any) -> list[str]:
+    """The most frequent words, those of equal count by name; none where there are too many different ones."""
+    text = column.cast(pa.string())
+    if few(text, MOST_WORDS) is None:
+        return []
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(text).to_pylist()}
+    words = sorted((word for word in counts if word is not None), key=lambda word: (-counts[word], word))
+    if len(words) == 2 and None not in counts:
+        return words[1:]  # the other is its opposite
+    return words[:WORDS]
+
+
+def lists_of(rows: Sequence[np.ndarray]) -> pa.ChunkedArray:
+    """(T, C) float64 each -> a column of lists of T moments of C numbers."""
+    width = rows[0].shape[1]
+    flat = pa.array(np.concatenate(rows).ravel().astype(np.float64))
+    steps = pa.FixedSizeListArray.from_arrays(flat, width)
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    return pa.chunked_array([pa.LargeListArray.from_arrays(pa.array(offsets), steps)])

@@ -245,10 +245,10 @@ def wave(ticks: np.ndarray, cycle: str, which: str) -> np.ndarray:
     return np.sin(angle) if which == "sin" else np.cos(angle)
 
 
-def usual_season(grid: Grid | None, ticks: np.ndarray) -> int:
+def usual_season(grid: Grid | None) -> int:
     """Moments from one to the next like it, by the calendar: a day, a week, a year; 1 where it says nothing."""
     if grid is None:
-        return 5 if np.median(np.diff(np.unique(ticks))) == DAY and not (weekdays(ticks) > 4).any() else 1
+        return 1
     if grid.unit == "month":
         return max(1, round(12 / grid.step))
     for period in (DAY, WEEK, YEAR):
@@ -278,9 +278,11 @@ def repeated_season(values: np.ndarray) -> int:
     if not len(below):
         return 1
     rest = correlation[below[0] :]
-    best = int(rest.argmax())
-    inner = 0 < best < len(rest) - 1
-    return int(below[0] + best) if inner and rest[best] > 0.3 else 1
+    if rest.max() < 0.3 or rest.argmax() == len(rest) - 1:
+        return 1
+    high = np.flatnonzero(rest >= 0.9 * rest.max())  # a season's multiples are as high as the season
+    first = high[: np.flatnonzero(np.diff(high, append=len(rest) + 1) > 1)[0] + 1]
+    return int(below[0] + first[rest[first].argmax()])
 
 
 def find_leak(inputs: np.ndarray, targets: np.ndarray, horizon: int) -> tuple[int, int, int] | None:
@@ -331,7 +333,7 @@ def shares(test: float, validation: float, ticks: np.ndarray) -> tuple[Any, Any]
     """
     different = np.unique(ticks)
     stop = len(different) - round(test * len(different))
-    start = stop - round(validation * len(different))
+    start = max(0, stop - round(validation * len(different)))
     last = different[-1] + 1
     return (
         different[start] if start < len(different) else last,

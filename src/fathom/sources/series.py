@@ -29,14 +29,12 @@ from fathom.fields.series import HISTORY
 from fathom.sources import moments as time
 from fathom.sources.delimited import shorten
 from fathom.sources.guess import DEFAULTS, LEFT_OUT, PLAIN_DATE, TARGET_NAMES, Setting, few, input_kind
-from fathom.sources.layout import Layout, Table, arrange, is_number
+from fathom.sources.layout import TIME_NAMES, Layout, Table, arrange, frequent, is_number, lists_of
 from fathom.sources.moments import Moments
 from fathom.sources.tables import Tables, require
 
-TIME_NAMES = ("date", "time", "datetime", "date_time", "timestamp", "ds")
 PRICES = ("adj close", "adj_close", "adjclose", "close", "price")  # the first that is there is the target
 QUOTES = (*PRICES, "open", "high", "low", "bid", "ask")  # of one price each; told apart by their ratio to it
-WORDS, MOST_WORDS = 8, 50  # channels of a column of words, and different words above which it is left out
 LONG_SEASON = 100  # moments above which a window of two seasons costs more than it tells
 FEWEST = 24  # moments read where there are enough
 
@@ -251,11 +249,11 @@ class SeriesTable(Source):
         left: dict[str, list[str]] = {}
         for name in [name for name in wanted if name not in special and name not in targets]:
             kind = types.get(name) or self._kind(columns[name], name, table)
-            frequent = _frequent(columns[name]) if kind == "category" else []
+            found = frequent(columns[name]) if kind == "category" else []
             if kind == "number":
                 numbers.append(name)
-            elif frequent:
-                words += [(name, word) for word in frequent]
+            elif found:
+                words += [(name, word) for word in found]
             elif kind != "ignore":
                 left.setdefault("text" if kind in ("category", "image") else kind, []).append(name)
         for kind, names in left.items():
@@ -364,8 +362,8 @@ class SeriesTable(Source):
         """By the calendar, else by the autocorrelation of the training part."""
         if layout.price:
             return 1
-        if layout.temporal and (found := time.usual_season(layout.distance, placed.ticks)) > 1:
-            return found
+        if layout.temporal:
+            return time.usual_season(layout.distance)
         start, _ = self._cuts(placed)
         first, stop = placed.bounds()[0]
         part = _targets(layout, placed)[first:stop][placed.ticks[first:stop] < start]
@@ -392,6 +390,11 @@ class SeriesTable(Source):
             default if value is None else float(value)
             for value, default in zip(wanted, (TEST, VALIDATION), strict=True)
         )
+        if test + validation >= 1:
+            raise DataError(
+                f"data.test = {test:g} and data.validation = {validation:g} leave no moments to learn from: shares must be "
+                "less than 1 together."
+            )
         return time.shares(test, validation, placed.ticks)
 
     def _refuse(self, part: str, placed: Moments, past: int) -> None:
@@ -474,15 +477,6 @@ def read_table(item: Any, layout: Layout) -> Table:
     return Table(columns, inner.location, inner._place)
 
 
-def lists_of(rows: Sequence[np.ndarray]) -> pa.ChunkedArray:
-    """(T, C) float64 each -> a column of lists of T moments of C numbers."""
-    width = rows[0].shape[1]
-    flat = pa.array(np.concatenate(rows).ravel().astype(np.float64))
-    steps = pa.FixedSizeListArray.from_arrays(flat, width)
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    return pa.chunked_array([pa.LargeListArray.from_arrays(pa.array(offsets), steps)])
-
-
 # ---------------------------------------------------------------- guesses
 
 
@@ -528,18 +522,6 @@ def _is_date_text(column: Column) -> bool:
     return bool(pc.all(pc.match_substring_regex(column.slice(0, 1000).cast(pa.string()), PLAIN_DATE)).as_py())
 
 
-def _frequent(column: Any) -> list[str]:
-    """The most frequent words, those of equal count by name; none where there are too many different ones."""
-    text = column.cast(pa.string())
-    if few(text, MOST_WORDS) is None:
-        return []
-    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(text).to_pylist()}
-    words = sorted((word for word in counts if word is not None), key=lambda word: (-counts[word], word))
-    if len(words) == 2 and None not in counts:
-        return words[1:]  # the other is its opposite
-    return words[:WORDS]
-
-
 def _chosen(numbers: Sequence[str], free: Sequence[str]) -> tuple[list[str], str]:
     """The columns to forecast where nobody named them."""
     by_name = [name for wanted in TARGET_NAMES for name in numbers if name.lower() == wanted]
@@ -548,7 +530,7 @@ def _chosen(numbers: Sequence[str], free: Sequence[str]) -> tuple[list[str], str
         return [(by_name or prices)[0]], "by its name"
     if len(numbers) < len(free):
         return [numbers[-1]], "it is the last column of numbers"
-    return list(numbers), "every column of numbers"
+    return list(numbers), "it is the only column of numbers" if len(numbers) == 1 else "every column of numbers"
 
 
 def _is_price(name: str, columns: Columns) -> bool:

@@ -487,7 +487,7 @@ def read_parquet(path: Path, budget: float, notes: list[str]) -> pa.Table:
 
         return stored(path, {}, path.stat().st_size, write)[0]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError, EOFError, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is no readable Parquet file: {error}. Copy or write it again.") from error
+        raise DataError(f"{path} is no readable Parquet file: {str(error).rstrip('.')}. Copy or write it again.") from error
 
 
 def open_parquet(path: Path) -> Any:

@@ -26,7 +26,7 @@ from fathom.core.contract import Algorithm, Batch, Clock, Context, Loss, Model, 
 from fathom.core.device import Device
 from fathom.core.errors import FathomError, unknown
 from fathom.core.prepare import Prepared, prepare
-from fathom.core.recipe import BUDGETS, OWN, Data, Recipe, StageTable, merge
+from fathom.core.recipe import BUDGETS, OWN, Data, Recipe, StageTable, Training, merge
 from fathom.core.registry import algorithms, networks
 from fathom.core.tensors import TensorSet
 from fathom.fields.augment import transform
@@ -112,7 +112,7 @@ def open_task(data: Any, tree: Mapping[str, Any], module: nn.Module | None = Non
     stages = tree.get("stage", [])
     chosen = {key: value for key, value in choice.changes.items() if not (stages and key in BUDGETS)}
     recipe = Recipe.parse({**merge(merge({}, chosen), _dotted(tree)), "stage": stages})
-    recipe = _settle(recipe, rows, asked.training.keep)
+    recipe = _settle(recipe, prepared, asked.training.keep)
     _check_monitor(recipe.training.monitor, prepared)
     return Task(recipe, prepared, choice, module, _losses(losses, prepared.schema))
 
@@ -132,9 +132,7 @@ def _division(recipe: Recipe) -> Data:
     if folds == 1:
         return recipe.data
     if recipe.data.fold is not None:
-        raise FathomError(
-            f"data.fold trains one fold and training.folds = {folds} trains all; leave one of them out."
-        )
+        raise FathomError(f"data.fold trains one fold and training.folds = {folds} trains all; leave one of them out.")
     return recipe.data.model_copy(update={"fold": (1, folds)})
 
 
@@ -151,17 +149,17 @@ def _check_monitor(monitor: str, prepared: Prepared) -> None:
         raise FathomError(unknown("metric", monitor, known, "training.monitor"))
 
 
-def _settle(recipe: Recipe, rows: int, keep: str | None) -> Recipe:
+def _settle(recipe: Recipe, prepared: Prepared, keep: str | None) -> Recipe:
     """Epochs become steps by arithmetic; a batch is never larger than the training rows.
 
     Args:
         recipe: with what the plan chose.
-        rows: of the training split.
+        prepared: the rows.
         keep: which weights the user wants; where they left it open, an average is made to be used.
     """
     training = recipe.training
-    changes: dict[str, Any] = {"batch": min(training.rows_per_batch(), rows)}
-    per_epoch = epoch_steps(rows, changes["batch"])
+    changes: dict[str, Any] = {"batch": min(training.rows_per_batch(), len(prepared.splits["train"]))}
+    per_epoch = _per_epoch(training.model_copy(update=changes), prepared)
     stages = [_settled_stage(stage, per_epoch) for stage in recipe.stage]
     if stages:
         changes["steps"] = sum(stage.planned_steps() for stage in stages)
@@ -172,6 +170,12 @@ def _settle(recipe: Recipe, rows: int, keep: str | None) -> Recipe:
     if training.keep == "average" and not training.average:
         changes["average"] = 0.999
     return recipe.model_copy(update={"training": training.model_copy(update=changes), "stage": stages})
+
+
+def _per_epoch(training: Training, prepared: Prepared) -> int:
+    """Batches of one pass over the training rows."""
+    make: type[Algorithm] = algorithms[training.algorithm or ""].make
+    return make.epoch(prepared.schema, prepared.sets["train"], training)
 
 
 def _settled_stage(stage: StageTable, per_epoch: int) -> StageTable:
@@ -344,9 +348,8 @@ def by_trial(task: Task, device: Device) -> tuple[Task, Measured]:
     changes: dict[str, Any] = {"threads": measured.threads, "precision": measured.precision}
     if training.steps is None:
         seconds = 60 * (training.minutes or 1) * 0.95  # the rest is for validation
-        rows = len(task.prepared.splits["train"])
         changes["steps"] = max(1, int(seconds / measured.seconds))
-        changes["epochs"] = round(max(changes["steps"] / epoch_steps(rows, training.rows_per_batch()), 0.01), 2)
+        changes["epochs"] = round(max(changes["steps"] / _per_epoch(training, task.prepared), 0.01), 2)
     settled = task.recipe.model_copy(update={"training": training.model_copy(update=changes)})
     return replace(task, recipe=settled), measured
 

@@ -97,6 +97,7 @@ def request(
         FathomError: no data is named, or an argument is not known.
     """
     name, module = named(network)
+    data, flags = _with_parts(data, flags)
     changes = flag_changes({**flags, "network": name})
     if isinstance(data, str) and not data.strip():
         raise FathomError(NOTHING)
@@ -121,6 +122,19 @@ def request(
         data = _absolute(str(data))
         tree = merge(tree, {"data.location": data})
     return data, tree, module
+
+
+def _with_parts(data: Any, flags: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Data in memory for validation and test, which no recipe can hold, join the training data as parts of one mapping."""
+    plain = str | float | int | os.PathLike | None
+    parts = {part: flags[part] for part in ("valid", "test") if not isinstance(flags.get(part), plain)}
+    rest = {name: value for name, value in flags.items() if name not in parts}
+    if parts and (data is None or isinstance(data, str | Path)):
+        raise FathomError(
+            f"{next(iter(parts))}= holds data in memory, and the training data lie elsewhere. Give files for both, or both "
+            "in memory."
+        )
+    return {"train": data, **parts} if parts else data, rest
 
 
 NOTHING = "Nothing to learn from: name a folder, a file or a built-in set, as in: fathom fit digits"
@@ -201,7 +215,8 @@ def describe(task: Task) -> list[str]:
     """What was guessed from the data and decided, a line each."""
     rows = ", ".join(f"{len(index):,} {name}" for name, index in task.prepared.splits.items())
     training = task.recipe.training
-    lines = [f"Task      {plan.task_name(task.schema)} ({rows} rows)"]
+    of_folds = f" in the first of {training.folds} folds" if training.folds > 1 else ""
+    lines = [f"Task      {plan.task_name(task.schema)} ({rows} rows{of_folds})"]
     lines += [f"Input     {name}: {item.describe()}" for name, item in task.schema.inputs.items()]
     lines += [f"Target    {name}: {item.describe()}" for name, item in task.schema.targets.items()]
     lines += [f"Note      {note}" for note in task.prepared.notes]
@@ -231,11 +246,13 @@ def _train(folder: RunFolder, task: Task, data: Any, device: Device, session: Se
             if path.file("results.json").exists():
                 continue
             session.tell(f"Member    {name} ({number + 1} of {len(planned)})")
+            begin = time.perf_counter()
             member = _member(task, recipe, data, session)
+            seconds = time.perf_counter() - begin + (prepared_seconds if number == 0 else 0.0)
             if not path.file("recipe.toml").exists():
                 _write_start(path, member)
             _check_data(path, member)
-            train_one(path, member, device, session, 0.0, folder)
+            train_one(path, member, device, session, seconds, folder)
     members.aggregate(folder, made, training)
     return Run(folder, copy.deepcopy(session.module))
 

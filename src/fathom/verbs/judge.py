@@ -14,6 +14,7 @@ from fathom.analysis.baseline import baselines
 from fathom.core.contract import Columns, Predictor, Schema, TensorSet
 from fathom.core.prepare import Prepared, file_columns
 from fathom.core.tensors import to_list
+from fathom.verbs.generate import written_sample
 
 PICTURE = 72  # pixels of a thumbnail's side
 
@@ -48,6 +49,8 @@ def _judge_text(prepared: Prepared, predictor: Predictor, seed: int, blocks: np.
     results = evaluate.results(told.outputs, told.baselines, test, prepared.schema, seed, told.metric, blocks)
     results["evaluation_notes"] = results.pop("notes") + told.notes
     results["targets"][next(iter(told.outputs))]["examples"] = told.examples
+    if not prepared.schema.inputs:
+        results["sample"] = written_sample(predictor, seed)
     return results
 
 

@@ -15,6 +15,7 @@ from fathom.analysis.evaluate import Estimate, pooled, pooled_difference
 from fathom.core.callbacks import better
 from fathom.core.recipe import Recipe, Training
 from fathom.core.run import RunFolder, read_json, sealed_json, write_atomic
+from fathom.verbs.card import model_card
 
 
 def plan(recipe: Recipe) -> dict[str, Recipe]:
@@ -61,11 +62,13 @@ def aggregate(folder: RunFolder, members: Sequence[RunFolder], training: Trainin
     def estimates(table: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Estimate]]:
         return {name: {m: Estimate.from_json(e) for m, e in metrics.items()} for name, metrics in table.items()}
 
-    compared = estimates(results["baseline"]), estimates(results["difference"]), chosen["primary"]
-    results.update(better=evaluate.better(*compared), verdict=evaluate.verdict(*compared))
+    compared, metric = (estimates(results["baseline"]), estimates(results["difference"])), chosen["primary"]
+    results["better"] = evaluate.better(*compared, metric)
+    results["verdict"] = evaluate.verdicts(*compared, [metric, *chosen["others"]])
     shutil.copytree(members[best].file("model"), folder.file("model"), dirs_exist_ok=True)
     for name in ("metrics.jsonl", "schema.json"):
         shutil.copyfile(members[best].file(name), folder.file(name))
+    write_atomic(folder.file("model") / "README.md", model_card(folder.name, results).encode())
     write_atomic(folder.file("results.json"), sealed_json(results))
     from fathom.analysis.report import write_report
 

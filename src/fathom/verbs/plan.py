@@ -23,8 +23,9 @@ def plan(
         data, more, network, recipe, flags: as for `fit`.
 
     Returns:
-        "lines" (what was guessed, a sentence each), "network", "settings" (of the network), "reason", "rivals", "layers", "parameters", "steps",
-        "seconds" (of training, from timed steps), "memory" (bytes), "recipe" (TOML).
+        "lines" (what was guessed, a sentence each), "network", "settings" (of the network), "reason", "rivals",
+        "layers", "parameters", "steps", "seconds" (of training, from timed steps), "memory" (bytes),
+        "recipe" (TOML).
     """
     refuse_more(more)
     data, tree, module = request(data, network, recipe, flags)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fathom.analysis.language import ROWS, writes
 from fathom.analysis.wording import capital
 from fathom.core.contract import Columns, Schema, TensorSet
 from fathom.core.errors import DataError
@@ -33,7 +34,8 @@ def predict(run: Run | str | Path, *inputs: Any) -> list[dict[str, Any]]:
 
     Returns:
         One dict a row: "input" (file or row), and for each target "answer", "confidence", "probabilities"; with
-        several targets these stand under the target's name. An answer that rests on what no training row had says so under "note".
+        several targets these stand under the target's name. An answer that
+        rests on what no training row had says so under "note".
 
     Raises:
         DataError: an input cannot be read, lacks a column, or holds no rows.
@@ -41,6 +43,7 @@ def predict(run: Run | str | Path, *inputs: Any) -> list[dict[str, Any]]:
     run = load(run)
     if not inputs:
         raise DataError("predict needs something to answer: a file, a folder or rows.")
+    _require_inputs(run)
     schema = replace(run.schema, targets={}, special={})
     columns, names = read_inputs(list(inputs), schema)
     if columns.rows == 0:
@@ -52,7 +55,7 @@ def predict(run: Run | str | Path, *inputs: Any) -> list[dict[str, Any]]:
             f"{names[row]} cannot be answered: {faults[row]}."
             + (f" {len(faults) - 1} more." if len(faults) > 1 else "")
         )
-    outputs = run.predictor.outputs(rows)
+    outputs = run.predictor.outputs(rows, ROWS if writes(run.schema) else 512)
     decoded = {name: target.decode(outputs[name]) for name, target in run.schema.targets.items()}
     if len(decoded) == 1:
         (answers,) = decoded.values()
@@ -62,6 +65,15 @@ def predict(run: Run | str | Path, *inputs: Any) -> list[dict[str, Any]]:
     for row, note in strange(schema, columns, rows).items():
         made[row]["note"] = note
     return made
+
+
+def _require_inputs(run: Run) -> None:
+    """Refuse a language model, which reads nothing but what it writes."""
+    if writes(run.schema) and not run.schema.inputs:
+        raise DataError(
+            f"{run.path} is a language model: it answers no rows, it writes on. "
+            f'Its verb is: fathom generate {run.path} --prompt "TEXT"'
+        )
 
 
 def strange(schema: Schema, columns: Columns, rows: TensorSet) -> dict[int, str]:

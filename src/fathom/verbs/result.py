@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fathom.core.contract import Model, Predictor, Schema
+from fathom.core.errors import RunError
 from fathom.core.recipe import Recipe
 from fathom.core.registry import algorithms
 from fathom.core.run import RunFolder, read_json, read_lines
@@ -38,7 +39,12 @@ class Run:
     @cached_property
     def results(self) -> dict[str, Any]:
         """The content of results.json."""
+        self._require_finished()
         return read_json(self.folder.file("results.json"))
+
+    def _require_finished(self) -> None:
+        if not self.folder.file("results.json").exists() and not self.folder.file("model").exists():
+            raise RunError(f"{self.path} has not finished, so it has no model yet. Go on with: fathom fit --resume {self.path}")
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -73,6 +79,7 @@ class Run:
     @cached_property
     def bundle(self) -> Bundle:
         """The loaded deployable."""
+        self._require_finished()
         return read_bundle(self.folder.file("model"), self._own, adopt)
 
     @property
@@ -97,6 +104,18 @@ class Run:
         from fathom.verbs.predict import predict
 
         return predict(self, *inputs)
+
+    def generate(self, prompt: str = "", **options: Any) -> list[str]:
+        """Texts that a language model writes: `run.generate("To be", length=100, temperature=0.8)`."""
+        from fathom.verbs.generate import generate
+
+        return generate(self, prompt, **options)
+
+    def chat(self, turns: str | Sequence[str], **options: Any) -> str:
+        """The next turn of a dialogue: `run.chat("Hello !")`, `run.chat(["Hello !", "Hi .", "How are you ?"])`."""
+        from fathom.verbs.chat import chat
+
+        return chat(self, turns, **options)
 
     def evaluate(self, data: Any = None) -> dict[str, Any]:
         """Metrics with intervals on other data, or on the test split again."""

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fathom.core.errors import DamagedError, FathomError, RunError
 from fathom.core.recipe import Recipe
 from fathom.core.run import RunFolder, read_json
-from fathom.verbs.result import Run, load
+
+if TYPE_CHECKING:
+    from fathom.verbs.result import Run
 
 
 def runs(out: str | Path = "runs") -> list[dict[str, Any]]:
-    """Every run in a folder, oldest first: name, state, task, network, primary metric, seconds."""
+    """Every run in a folder, oldest first: name, state, task, network, primary metric, seconds.
+
+    Raises:
+        RunError: there is no such folder; the usual one may be missing, before the first run.
+    """
+    if not Path(out).is_dir() and (Path(out).exists() or str(out) != "runs"):
+        what = "is a file" if Path(out).exists() else "does not exist"
+        raise RunError(f"'{out}' {what}; give the folder that holds the run folders, as in: fathom runs --out runs")
     return [_line(RunFolder(path)) for path in RunFolder.all(Path(out))]
 
 
@@ -46,21 +55,21 @@ def compare(*chosen: Run | str | Path) -> dict[str, Any]:
     """
     if len(chosen) < 2:
         raise FathomError("compare needs two or more runs, as in: fathom compare runs/digits-1 runs/digits-2")
-    opened = [load(run) for run in chosen]
-    results = [run.results for run in opened]
+    opened = [RunFolder.open(run) if isinstance(run, str | Path) else run.folder for run in chosen]
+    results = [read_json(folder.file("results.json")) for folder in opened]
     shared = [m for m in results[0]["test"] if all(m in r["test"] for r in results)]
     return {
-        "runs": [str(run.path) for run in opened],
+        "runs": [str(folder.path) for folder in opened],
         "metrics": {m: [r["test"][m] for r in results] for m in shared},
-        "recipe": differences([run.recipe for run in opened]),
+        "recipe": differences([Recipe.read(folder.file("recipe.toml")) for folder in opened]),
         "seconds": [r["seconds"]["train"] for r in results],
         "parameters": [r["parameters"] for r in results],
     }
 
 
-def differences(recipes: Sequence[Recipe]) -> dict[str, list[Any]]:
-    """Dotted keys whose values differ."""
-    flat = [_flat(recipe.tables()) for recipe in recipes]
+def differences(recipes: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Dotted keys whose values differ, of recipes as nested tables."""
+    flat = [_flat(recipe) for recipe in recipes]
     keys = sorted({key for table in flat for key in table} - {"training.name", "training.out", "training.threads"})
     found = {key: [table.get(key) for table in flat] for key in keys}
     return {key: values for key, values in found.items() if any(value != values[0] for value in values)}

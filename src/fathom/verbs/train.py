@@ -12,14 +12,13 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from fathom.analysis import plan
 from fathom.analysis.report import write_report
 from fathom.core import callbacks
 from fathom.core import device as devices
-from fathom.core.contract import WEIGHT, Algorithm, Batch, Clock, Stage, TensorSet, epoch_steps
+from fathom.core.contract import Clock, Stage
 from fathom.core.device import Device
 from fathom.core.diagnose import non_finite
 from fathom.core.loop import train
@@ -28,6 +27,7 @@ from fathom.core.state import load_state, state_of
 from fathom.deliver.bundle import write_bundle
 from fathom.verbs.assemble import Assembly, Session, Task, build, resident, two_rows
 from fathom.verbs.card import model_card
+from fathom.verbs.generate import text_target
 from fathom.verbs.judge import judge
 
 
@@ -93,14 +93,14 @@ def _watchers(
 ) -> tuple[dict[str, Any], ExitStack]:
     training, algorithm = task.recipe.training, assembly.algorithm
     optimizer = next(iter(algorithm.optimizers.values()))
-    every = epoch_steps(len(task.prepared.splits["train"]), training.rows_per_batch())
+    every = algorithm.epoch(task.schema, task.prepared.sets["train"], training)
 
     # What is measured and kept is what would be deployed: the last weights as they are, else their average.
     deployed = nullcontext if training.keep == "last" else optimizer.averaged
 
     def validate() -> dict[str, float]:
         with deployed():
-            measured = validation(algorithm, task.prepared.sets["validation"])
+            measured = algorithm.validate(task.prepared.sets["validation"])
         for model in assembly.models.values():
             model.train()
         return measured
@@ -136,49 +136,6 @@ def _watchers(
     stack = ExitStack()
     stack.enter_context(checkpoint.on_signals())
     return watchers, stack
-
-
-def validation(algorithm: Algorithm, data: TensorSet) -> dict[str, float]:
-    """The loss that is trained, and every metric; several targets have their name before the metric's.
-
-    Args:
-        algorithm: as it stands.
-        data: the validation rows.
-
-    Returns:
-        name -> value, rows weighted as in training.
-    """
-    targets = algorithm.schema.targets
-    outputs = algorithm.predictor().outputs(data)
-    judged = TensorSet({n: column for n, column in data.columns.items() if n in targets or n == WEIGHT}, data.index)
-    weight = judged.column(WEIGHT) if WEIGHT in judged.columns else None
-    measured = {"loss": mean_loss(algorithm, outputs, judged)}
-    for name, target in targets.items():
-        prefix = f"{name}." if len(targets) > 1 else ""
-        metrics = target.metrics(outputs[name], judged.column(name), weight)
-        measured.update({prefix + metric: float(value) for metric, value in metrics.items()})
-    return measured
-
-
-def mean_loss(algorithm: Algorithm, outputs: Batch, data: TensorSet, size: int = 4096) -> float:
-    """The loss of all rows, a few thousand at a time: the mean of those of the parts, each with its weight.
-
-    Args:
-        algorithm: says what the loss is.
-        outputs: target -> (N, *outputs).
-        data: N rows: their targets, and weights where there are any.
-        size: rows at a time.
-    """
-    device = algorithm.context.device
-    total = weights = 0.0
-    with torch.no_grad():
-        for index in torch.arange(len(data)).split(size):
-            batch = {name: tensor.to(device) for name, tensor in data.batch(index).items()}
-            part = {name: output[index].to(device) for name, output in outputs.items()}
-            weight = float(batch[WEIGHT].sum()) if WEIGHT in batch else float(len(index))
-            total += weight * float(algorithm.total(part, batch))
-            weights += weight
-    return total / max(weights, 1e-12)
 
 
 class Kept(NamedTuple):
@@ -244,6 +201,9 @@ def _finish(
         log.write(f"Kept      {kept.what}\nResult    {results['verdict']}\n")
 
 
+PROMPT = "The "
+
+
 def resume_command(run: RunFolder, task: Task) -> str:
     """What the user types to go on."""
     if task.recipe.data.location is None or task.module is not None:
@@ -254,6 +214,10 @@ def resume_command(run: RunFolder, task: Task) -> str:
 
 def next_commands(folder: RunFolder, task: Task) -> list[str]:
     """What a user is likely to type next."""
-    path = folder.path
-    picture = any(item.kind == "image" for item in task.schema.inputs.values())
-    return [f"fathom predict {path} {'picture.png' if picture else 'new.csv'}", f"fathom report {path}"]
+    path, kinds = folder.path, {item.kind for item in task.schema.inputs.values()}
+    written = text_target(task.schema)
+    if written is not None and not kinds:
+        talk = f"fathom chat {path}" if written[1].dialogue else f'fathom generate {path} --prompt "{PROMPT}"'
+        return [talk, f"fathom report {path}"]
+    given = "picture.png" if "image" in kinds else '"a text"' if kinds == {"text"} else "new.csv"
+    return [f"fathom predict {path} {given}", f"fathom report {path}"]
