@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from typing import Any
@@ -37,7 +38,7 @@ def fitted(texts: Any, **options: Any) -> Text:
 
 def rows(encoded: Ragged) -> list[list[int]]:
     bounds = encoded.offsets.tolist()
-    return [encoded.values[a:b].tolist() for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [encoded.values[a:b].tolist() for a, b in itertools.pairwise(bounds)]
 
 
 def gathered(encoded: Ragged) -> torch.Tensor:
@@ -86,7 +87,9 @@ def test_words_by_hand() -> None:
     assert field.size == 5 + 6  # the , ! cat dog end
     encoded = rows(field.encode(columns(["The bird", "THE the"])))
     assert encoded == [[words["the"], UNKNOWN], [5, 5]]
-    assert field.texts(gathered(field.encode(columns(["The bird, the cat!"])))) == ["the \N{REPLACEMENT CHARACTER} , the cat !"]
+    assert field.texts(gathered(field.encode(columns(["The bird, the cat!"])))) == [
+        "the \N{REPLACEMENT CHARACTER} , the cat !"
+    ]
     assert fitted(["The the"], level="word", lowercase=False).size == 5 + 2
     assert field.byte_counts(torch.tensor([[5]])).isnan().all()
 
@@ -138,7 +141,11 @@ def test_state_is_json_and_comes_back() -> None:
 def test_cutting_an_input(cut: str | None, expected: str) -> None:
     field = fitted(["abcdefghijk"], level="character", length=8, cut=cut)
     assert field.shape == (8,)
-    assert field.texts(gathered(field.encode(columns(["abcdefghijk", "abcdefgh", "abc"])))) == [expected, "abcdefgh", "abc"]
+    assert field.texts(gathered(field.encode(columns(["abcdefghijk", "abcdefgh", "abc"])))) == [
+        expected,
+        "abcdefgh",
+        "abc",
+    ]
 
 
 def test_cutting_a_target_leaves_room_for_its_ends() -> None:
@@ -177,7 +184,9 @@ def test_pieces_of_one_text_are_neither_cut_nor_framed() -> None:
 def test_other_columns_are_read_as_text() -> None:
     field = fitted(["1.5 7", "true"], level="character")
     for values in ([1.5], [7], pa.array(["7"]).dictionary_encode(), pa.array(["7"], pa.large_string())):
-        encoded = field.encode(Columns({"t": pa.chunked_array([values if isinstance(values, pa.Array) else pa.array(values)])}))
+        encoded = field.encode(
+            Columns({"t": pa.chunked_array([values if isinstance(values, pa.Array) else pa.array(values)])})
+        )
         assert UNKNOWN not in encoded.values
 
 
@@ -191,7 +200,9 @@ def test_long_and_many_texts_in_parts() -> None:
 
 
 @given(
-    st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(3, 7), st.sampled_from(["head_tail", "end", "start"])
+    st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    st.integers(3, 7),
+    st.sampled_from(["head_tail", "end", "start"]),
 )
 def test_every_row_is_cut_by_itself(lengths: list[int], most: int, cut: str) -> None:
     texts = ["abcdefghi"[:length] for length in lengths]
@@ -288,7 +299,9 @@ def test_bleu_and_chrf_are_those_of_sacrebleu(chosen: list[int]) -> None:
     assert found["chrf"].item() == pytest.approx(chrf, abs=1e-9)
 
 
-WORDS = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "mat", ".", "7,5", "it's", "(so)"]), max_size=9).map(" ".join)
+WORDS = st.lists(st.sampled_from(["the", "cat", "sat", "on", "a", "mat", ".", "7,5", "it's", "(so)"]), max_size=9).map(
+    " ".join
+)
 
 
 @given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=5))

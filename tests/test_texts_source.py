@@ -46,7 +46,12 @@ def options(**given_options: Any) -> Data:
 
 def test_texts_are_inputs_of_their_own() -> None:
     table = pa.table(
-        {"id": [f"a/{i}_7.txt" for i in range(60)], "title": sentences(60), "text": sentences(60)[::-1], "label": [0, 1] * 30}
+        {
+            "id": [f"a/{i}_7.txt" for i in range(60)],
+            "title": sentences(60),
+            "text": sentences(60)[::-1],
+            "label": [0, 1] * 30,
+        }
     )
     source = open_source(table, options(text={"vocabulary": 50, "length": 3}))
     schema = source.schema()
@@ -68,7 +73,9 @@ def test_single_words_are_left_out_and_kinds_can_be_said() -> None:
 
 
 def test_a_text_named_as_the_numbers_are() -> None:
-    table = pa.table({"numbers": sentences(60), ".row": sentences(60), "x": [i / 7 for i in range(60)], "y": [0, 1] * 30})
+    table = pa.table(
+        {"numbers": sentences(60), ".row": sentences(60), "x": [i / 7 for i in range(60)], "y": [0, 1] * 30}
+    )
     assert list(open_source(table, Data()).schema().inputs) == ["numbers", "numbers (text)", "row"]
 
 
@@ -86,7 +93,9 @@ def test_one_column_that_decides_alone_is_told() -> None:
 
 
 def test_translation_is_guessed() -> None:
-    table = pa.table({"en": sentences(60), "de": [f"das ist Satz Nummer {i} davon" for i in range(60)], "fr": sentences(60)})
+    table = pa.table(
+        {"en": sentences(60), "de": [f"das ist Satz Nummer {i} davon" for i in range(60)], "fr": sentences(60)}
+    )
     schema = open_source(table, Data(input=["de"], target=["en"])).schema()
     assert (list(schema.inputs), list(schema.targets)) == (["de"], ["en"])
     fields = schema.fields()
@@ -395,9 +404,7 @@ def test_real_translation_and_chat(data_folder: Path) -> None:
     assert kinds(open_source(data_folder / "translation/multi30k_valid.tsv.gz", asked)) == {"de": "text", "en": "text"}
     chat = data_folder / "chat"
     assert kinds(open_source(chat / "chatterbot_english.csv.gz", Data())) == {"prompt": "text", "reply": "text"}
-    daily = open_source(
-        chat / "dailydialog_valid.jsonl.gz", Data(test=str(chat / "dailydialog_test.jsonl.gz"))
-    )
+    daily = open_source(chat / "dailydialog_valid.jsonl.gz", Data(test=str(chat / "dailydialog_test.jsonl.gz")))
     assert kinds(daily) == {"dialogue": "text"}
     assert len(daily.given_splits()["test"]) == 996
 

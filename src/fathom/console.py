@@ -13,6 +13,7 @@ from rich.text import Text
 
 SHOWN = (
     "accuracy", "balanced_accuracy", "f1", "auroc", "auprc", "log_loss", "ece", "exact_match", "rmse", "mae", "r2",
+    "mase", "perplexity", "bits_per_byte", "bleu", "chrf",
 )  # fmt: skip
 
 
@@ -53,6 +54,9 @@ def words(metric: str) -> str:
         "mse": "MSE",
         "r2": "R2",
         "f1": "F1",
+        "mase": "MASE",
+        "bleu": "BLEU",
+        "chrf": "chrF",
     }
     head, _, last = metric.rpartition(".")
     return f"{head} {short.get(last, last.replace('_', ' '))}".strip()

@@ -214,13 +214,15 @@ def sample(generator: torch.Generator, temperature: float = 1.0, top_k: int = 0,
         if top_p < 1:
             ordered, places = logits.sort(1, descending=True)
             share = ordered.softmax(1)
-            beyond = share.cumsum(1) - share >= top_p  # the first is never beyond
+            beyond = share.cumsum(1) - share >= top_p
+            beyond[:, 0] = False
             logits = logits.scatter(1, places, ordered.masked_fill(beyond, -torch.inf))
         return torch.multinomial(logits.softmax(1), 1, generator=generator)[:, 0]
 
     return choose
 
 
+@torch.inference_mode()  # a decorator, so that what stands between two tokens is not inside
 def continued(network: Any, sources: list[Tensor], given: Tensor, longest: int, choose: Choose) -> Iterator[Tensor]:
     """Tokens (B,) one after the other, until every row has ended; PAD follows a row's END.
 
@@ -231,19 +233,18 @@ def continued(network: Any, sources: list[Tensor], given: Tensor, longest: int, 
         longest: tokens at most.
         choose: logits (B, V) -> tokens (B,).
     """
-    with torch.inference_mode():
-        state = network.start(*sources)
-        ended = torch.zeros(len(given), dtype=torch.bool, device=given.device)
-        for _ in range(longest):
-            logits, state = network.extend(given, state)
-            last = logits[:, -1].float()
-            last[:, [PAD, START]] = -torch.inf
-            token = torch.where(ended, PAD, choose(last))
-            yield token
-            ended = ended | (token == END)
-            if ended.all():
-                return
-            given = token[:, None]
+    state = network.start(*sources)
+    ended = torch.zeros(len(given), dtype=torch.bool, device=given.device)
+    for _ in range(longest):
+        logits, state = network.extend(given, state)
+        last = logits[:, -1].float()
+        last[:, [PAD, START]] = -torch.inf
+        token = torch.where(ended, PAD, choose(last))
+        yield token
+        ended = ended | (token == END)
+        if ended.all():
+            return
+        given = token[:, None]
 
 
 def beam(network: Any, sources: list[Tensor], rows: int, beams: int, longest: int, penalty: float) -> Tensor:
@@ -275,7 +276,6 @@ def beam(network: Any, sources: list[Tensor], rows: int, beams: int, longest: in
             likely[ended] = -torch.inf
             likely[ended, PAD] = 0
             words = likely.shape[1]
-            lengths = (tokens != PAD).sum(1).view(rows, beams)
             total = scores[:, :, None] + likely.view(rows, beams, words)
             scores, place = total.flatten(1).topk(beams, dim=1)  # (B, K)
             origin = (first + place // words).flatten()

@@ -33,9 +33,9 @@ VALUES = 2**24  # numbers of windows at once
 WORK = 2**35  # multiplications of the regression
 PENALTIES = 10.0 ** np.arange(-7, 2)  # of ridge, in units of the mean square of a feature summed over the rows
 LAGS = 24  # of boosting
-PAIRS = 50_000  # pairs of row and moment ahead that boosting learns from
+PAIRS = 30_000  # pairs of row and moment ahead that boosting learns from
 ANSWERS = 2_000_000  # pairs that it answers at most
-ROUNDS = 150
+ROUNDS = 100
 ERRORS = 2000  # training rows whose errors make quantiles
 CALENDAR = ("hour of day (", "day of week (", "day of year (")  # channels that are known of moments to come
 

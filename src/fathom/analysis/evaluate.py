@@ -58,6 +58,7 @@ ONE_BLOCK = "All rows belong to one group or one moment, so intervals take them 
 COUNTED = ("accuracy", "balanced_accuracy", "exact_match", "precision", "recall", "specificity", "f1")
 AREAS = ("auroc", "auprc")
 BOUNDED = {*COUNTED, *AREAS}
+POINTS = ("bleu", "chrf")  # 0 to 100
 PROPORTION = {"category": "accuracy", "labels": "exact_match"}  # the share of rows that are right
 
 
@@ -509,7 +510,7 @@ def pooled(tables: Sequence[Mapping[str, Mapping[str, float]]], folds: bool) -> 
     for name, mean in means.items():
         metric = _plain(name)
         bottom = -math.inf if metric == "r2" else 0.0
-        top = 1.0 if metric in BOUNDED | {"ece", "r2"} else math.inf
+        top = 1.0 if metric in BOUNDED | {"ece", "r2"} else 100.0 if metric in POINTS else math.inf
         mean["low"], mean["high"] = max(bottom, mean["low"]), min(top, mean["high"])
     return means
 
@@ -667,7 +668,7 @@ def _plain_table(table: Table) -> dict[str, dict[str, float]]:
 
 def _article(name: str) -> str:
     """ "the majority class" and "the mean", but "logistic regression"."""
-    return f"the {name}" if name.startswith(("majority", "mean", "label", "network", "trivial", "last")) else name
+    return f"the {name}" if name.startswith(("majority", "mean", "label", "network", "trivial", "last", "word")) else name
 
 
 # What tables and pictures show of each target

@@ -80,6 +80,7 @@ LIMIT = 1_000_000  # bytes of a report
 BUDGETS = ((600_000, 12), (150_000, 12), (0, 3), (0, 1))
 MODELS, METRICS, COLUMNS, MISTAKES, VALUES, CLASSES = 12, 40, 24, 24, 8, 200
 FIELDS, LAYERS, NOTES, ENTRIES, RIVALS, TEXT = 40, 200, 40, 80, 8, 60_000
+EXAMPLES, SAMPLE = 12, 2_000
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -136,6 +137,7 @@ def view(evidence: Evidence, pictures: int = BUDGETS[0][0], most_targets: int = 
         "training": training_sentence(evidence),
         "epochs": epoch_table(evidence),
         "targets": [target_view(name, target) for name, target in targets[:most_targets]],
+        "sample": shorten(str(results.get("sample") or ""), SAMPLE),
         "more_targets": [name for name, _ in targets[most_targets:]],
         "mistakes": mistakes(results, pictures),
         "network": network(results),
@@ -368,6 +370,8 @@ def target_view(name: str, target: Table) -> dict[str, Any]:
         "reliability": [chart for chart in (reliability_chart(target), confidence_chart(target)) if chart],
         "calibration": _calibration_sentence(target),
         "scatter": scatter_chart(target),
+        "written": target.get("kind") == "text",
+        "examples": examples(target),
         **class_rows(target),
     }
 
@@ -381,6 +385,12 @@ def _calibration_sentence(target: Table) -> str:
         judged = "Its confidence can be trusted"
     figures = f"on average {percent(found.confidence)} sure, {percent(found.accuracy)} right"
     return f"{judged}: {figures}. Expected calibration error {found.error:.3f}."
+
+
+def examples(target: Table) -> list[dict[str, str]]:
+    """Texts that were written, beside their source and what a person wrote."""
+    found = list(target.get("examples") or [])[:EXAMPLES]
+    return [{name: shorten(str(item.get(name) or ""), 400) for name in ("source", "reference", "answer")} for item in found]
 
 
 def class_rows(target: Table) -> dict[str, Any]:

@@ -28,9 +28,12 @@ NAMES = {
     "rmse": "RMSE",
     "mae": "MAE",
     "mase": "MASE",
+    "bleu": "BLEU",
+    "chrf": "chrF",
 }
 SHARES = {"accuracy", "precision", "recall", "specificity", "f1"}  # read as percent
 FIXED = {"auroc", "auprc", "ece", "r2", "brier"}  # read with three decimals
+POINTS = {"bleu", "chrf"}  # from 0 to 100, read with one decimal
 
 
 def finite(value: Any) -> float | None:
@@ -134,8 +137,8 @@ def _parted(name: str) -> tuple[str, str]:
 def metric_text(name: str, value: Any) -> str:
     """A metric's value.
 
-    >>> metric_text("accuracy", 0.98057), metric_text("auroc", 0.9), metric_text("mse", 2859.69)
-    ('98.1 %', '0.900', '2,860')
+    >>> metric_text("accuracy", 0.98057), metric_text("auroc", 0.9), metric_text("mse", 2859.69), metric_text("bleu", 34.26)
+    ('98.1 %', '0.900', '2,860', '34.3')
     """
     number = finite(value)
     if number is None:
@@ -144,6 +147,8 @@ def metric_text(name: str, value: Any) -> str:
         return percent(number)
     if FIXED & _words(name):
         return f"{number:z.3f}"
+    if POINTS & _words(name):
+        return f"{number:z.1f}"
     return f"{number:#.4g}" if 1e-4 <= abs(number) < 1000 else number_text(number)
 
 

@@ -43,7 +43,9 @@ class Text(Field):
     vocabulary: PositiveInt | None = hyperparameter(
         None, search=(1_000, 50_000, "log"), help="most tokens, 5 special ones among them; 30000 words, 8000 byte pairs"
     )
-    length: PositiveInt = hyperparameter(512, search=[64, 128, 256, 512], help="most tokens of a row; longer ones are cut")
+    length: PositiveInt = hyperparameter(
+        512, search=[64, 128, 256, 512], help="most tokens of a row; longer ones are cut"
+    )
     cut: Literal["head_tail", "end", "start"] | None = hyperparameter(
         None, help="where a long text is cut: behind its first quarter, at its end or its start; targets: at the end"
     )

@@ -68,7 +68,9 @@ def train(level: Level, batches: Iterable[Sequence[str]], size: int | None, lowe
     wanted = size or SIZES.get(level)
     least = len(SPECIAL) + (BYTES if level == "bytepair" else 1)
     if wanted is not None and wanted < least:
-        what = f"{BYTES} bytes and {len(SPECIAL)} special tokens" if level == "bytepair" else "special tokens and one more"
+        what = (
+            f"{BYTES} bytes and {len(SPECIAL)} special tokens" if level == "bytepair" else "special tokens and one more"
+        )
         raise DataError(
             f"data.text.vocabulary = {wanted} is too small: a {level} vocabulary holds {what}, so it needs {least} or more."
         )
@@ -197,7 +199,9 @@ class Tokens:
     def decode(self, tokens: Sequence[int]) -> str:
         """Bytes joined and read as UTF-8, or words with blanks between them."""
         if self._byte_level:
-            text: str = self._tokenizer.decode([token for token in tokens if token != UNKNOWN], skip_special_tokens=False)
+            text: str = self._tokenizer.decode(
+                [token for token in tokens if token != UNKNOWN], skip_special_tokens=False
+            )
             return text
         return " ".join(REPLACEMENT if token == UNKNOWN else self._names[token] for token in tokens)
 

@@ -28,6 +28,7 @@ from fathom.networks.parts import (
     initialize,
     normalization,
     output_size,
+    unfit,
 )
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -110,9 +111,7 @@ def cnn(
     """Blocks of filters and pooling, then dense layers."""
     shape = image_shape(schema)
     if shape is None:
-        raise FathomError(
-            f"The network 'cnn' takes one picture; the inputs are {', '.join(schema.inputs)}. Use mlp or composite."
-        )
+        raise unfit(schema, "cnn", "one picture alone")
     layers: list[nn.Module] = []
     width = shape[0]
     for i, filters in enumerate(channels):

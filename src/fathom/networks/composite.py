@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fathom.core.contract import Schema, hyperparameter
 from fathom.core.registry import network
 from fathom.networks.mlp import MLP
-from fathom.networks.parts import kinds, output_size, rows_alike
+from fathom.networks.parts import ALIKE, kinds, output_size, rows_alike, unfit
 from fathom.networks.resnet import filters
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -96,5 +96,6 @@ def composite(
     dropout: Share = hyperparameter(0.1, search=(0.0, 0.6), help="in the head, share of units silenced in training"),
 ) -> nn.Module:
     """An encoder for each input and a shared head."""
-    require(rows_alike(schema), schema, "composite", ALIKE)
+    if not rows_alike(schema):
+        raise unfit(schema, "composite", ALIKE)
     return Composite(schema, channels, hidden, dropout)

@@ -11,6 +11,8 @@ In comments: B rows, T moments seen, H moments ahead, C channels, K targets.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Annotated
 
 import torch
@@ -19,34 +21,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fathom.core.contract import Schema, hyperparameter
-from fathom.core.errors import FathomError
 from fathom.core.registry import network
+from fathom.networks.parts import USUAL, unfit
 from fathom.networks.transformer import Block, sinusoids
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+OWN_PAST = "one series, and forecasts channels of it from their own past"
 
 
 class Channels:
-    """Which channels of the one series are the targets, and the sizes of the task.
-
-    Raises:
-        FathomError: a target is no channel of the series.
-    """
+    """Which channels of the one series are the targets, and the sizes of the task."""
 
     def __init__(self, schema: Schema) -> None:
         (series,), (target,) = schema.inputs.values(), schema.targets.values()
         names = list(series.channels)  # type: ignore[attr-defined]
-        absent = [name for name in target.columns if name not in names]
-        if absent:
-            raise FathomError(
-                f"This network forecasts a channel from its own past, and '{absent[0]}' is no channel of the series. "
-                "Add it to --input, or choose --network gru."
-            )
         self.places = torch.tensor([names.index(name) for name in target.columns])  # (K,)
         self.seen = int(series.shape[0])
         self.channels = len(names)
         self.ahead = int(target.outputs[0])
-        self.each = int(torch.tensor(target.outputs[2:]).prod()) if len(target.outputs) > 2 else 1  # quantiles
+        self.each = math.prod(target.outputs[2:])  # quantiles, or 1
+
+
+class InTime(nn.Module):
+    """(B, K, T) the past of each target -> (B, K, P): a weighted sum, from nothing learnt 0.
+
+    Args:
+        targets: K.
+        seen: T.
+        answers: P.
+        own: whether each target has weights of its own instead of shared ones.
+    """
+
+    def __init__(self, targets: int, seen: int, answers: int, own: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(targets if own else 1, seen, answers))
+        self.bias = nn.Parameter(torch.zeros(targets, answers))
+
+    def forward(self, past: Tensor) -> Tensor:
+        """Sum over time."""
+        return torch.einsum("bkt,ktp->bkp", past, self.weight.expand(past.shape[1], -1, -1)) + self.bias
 
 
 class Linear(nn.Module):
@@ -65,22 +78,20 @@ class Linear(nn.Module):
         sizes = Channels(schema)
         self.register_buffer("places", sizes.places, persistent=False)
         self.ahead, self.each = sizes.ahead, sizes.each
-        copies = len(sizes.places) if own else 1
-        self.weight = nn.Parameter(torch.zeros(copies, sizes.seen, sizes.ahead * sizes.each))
-        self.bias = nn.Parameter(torch.zeros(len(sizes.places), sizes.ahead * sizes.each))
-        wide = sizes.seen * int(schema.inputs[next(iter(schema.inputs))].shape[-1])
-        self.head = nn.Linear(wide, len(sizes.places) * sizes.ahead * sizes.each, bias=False) if others else None
-        if self.head is not None:
-            nn.init.zeros_(self.head.weight)
+        targets, answers = len(sizes.places), sizes.ahead * sizes.each
+        self.head = InTime(targets, sizes.seen, answers, own)
+        wide = math.prod(next(iter(schema.inputs.values())).shape)
+        self.others = nn.Linear(wide, targets * answers, bias=False) if others else None
+        if self.others is not None:
+            nn.init.zeros_(self.others.weight)
 
     def forward(self, steps: Tensor) -> Tensor:
         """Forecast."""
         values = steps[..., self.places]  # (B, T, K)
         last = values[:, -1:]
-        moved = (values - last).transpose(1, 2)  # (B, K, T)
-        ahead = torch.einsum("bkt,ktp->bkp", moved, self.weight.expand(moved.shape[1], -1, -1)) + self.bias
-        if self.head is not None:
-            ahead = ahead + self.head(steps.flatten(1)).view_as(ahead)
+        ahead = self.head((values - last).transpose(1, 2))
+        if self.others is not None:
+            ahead = ahead + self.others(steps.flatten(1)).view_as(ahead)
         ahead = ahead.view(len(steps), -1, self.ahead, self.each).transpose(1, 2)  # (B, H, K, quantiles)
         return (ahead + last[..., None]).squeeze(-1) if self.each == 1 else ahead + last[..., None]
 
@@ -122,10 +133,12 @@ class Patch(nn.Module):
         return ahead.squeeze(-1) if self.each == 1 else ahead
 
 
-def _suits(score: float) -> object:
+def _suits(score: float) -> Callable[[Schema, int], float]:
     def suits(schema: Schema, rows: int) -> float:
-        kinds = [item.kind for item in schema.inputs.values()], [item.kind for item in schema.targets.values()]
-        return score if kinds == (["series"], ["forecast"]) else 0.0
+        inputs, targets = list(schema.inputs.values()), list(schema.targets.values())
+        if [item.kind for item in inputs + targets] != ["series", "forecast"]:
+            return 0.0
+        return score if set(targets[0].columns) <= set(inputs[0].channels) else 0.0  # type: ignore[attr-defined]
 
     return suits
 
@@ -150,6 +163,8 @@ def linear(
     others: bool = hyperparameter(False, search=[False, True], help="read the other channels too, calendar included"),
 ) -> nn.Module:
     """A weighted sum of the moments seen, around the last one."""
+    if not _suits(1.0)(schema, USUAL):
+        raise unfit(schema, "linear", OWN_PAST)
     return Linear(schema, own, others)
 
 
@@ -176,4 +191,6 @@ def patch(
     dropout: Share = hyperparameter(0.2, search=(0.0, 0.5), help="share of values silenced in training"),
 ) -> nn.Module:
     """Stretches of each channel through a small transformer."""
+    if not _suits(1.0)(schema, USUAL):
+        raise unfit(schema, "patch", OWN_PAST)
     return Patch(schema, length, width, heads, layers, dropout)

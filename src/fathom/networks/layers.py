@@ -28,8 +28,8 @@ from fathom.networks.parts import (
     image_shape,
     normalization,
     output_size,
-    require,
     rows_alike,
+    unfit,
 )
 
 Shape = tuple[int, ...]
@@ -222,7 +222,8 @@ def layers(
     """A chain of layers written as a list of lines."""
     if not layers:
         raise FathomError('network.layers is empty; write it as network.layers=["dense 64 relu"].')
-    require(rows_alike(schema), schema, "layers", ALIKE)
+    if not rows_alike(schema):
+        raise unfit(schema, "layers", ALIKE)
     shape: Shape = image_shape(schema) or (flat_size(schema),)
     modules: list[nn.Module] = []
     for number, line in enumerate(layers, 1):

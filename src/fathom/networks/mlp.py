@@ -16,6 +16,7 @@ from fathom.core.contract import Schema, hyperparameter
 from fathom.core.registry import network
 from fathom.networks.parts import (
     ACTIVATIONS,
+    ALIKE,
     ActivationName,
     InitializerName,
     NormalizationName,
@@ -24,8 +25,8 @@ from fathom.networks.parts import (
     kinds,
     normalization,
     output_size,
-    require,
     rows_alike,
+    unfit,
 )
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -75,7 +76,8 @@ def perceptron(
     schema: Schema, role: str, *, initializer: InitializerName = hyperparameter("default", help="of weights")
 ) -> nn.Module:
     """One linear layer from the flattened inputs to the outputs."""
-    require(rows_alike(schema), schema, "perceptron", ALIKE)
+    if not rows_alike(schema):
+        raise unfit(schema, "perceptron", ALIKE)
     return initialize(MLP(flat_size(schema), (), output_size(schema), "linear", "none", 0.0), initializer)
 
 
@@ -120,6 +122,7 @@ def mlp(
     initializer: InitializerName = hyperparameter("default", help="of weights"),
 ) -> nn.Module:
     """Hidden layers with an activation each, then a linear head."""
-    require(rows_alike(schema), schema, "mlp", ALIKE)
+    if not rows_alike(schema):
+        raise unfit(schema, "mlp", ALIKE)
     made = MLP(flat_size(schema), hidden, output_size(schema), activation, normalization, dropout)
     return initialize(made, initializer)

@@ -98,26 +98,20 @@ def writes(schema: Schema) -> bool:
     return any(item.kind == "text" for item in schema.targets.values())
 
 
-def require(fits: bool, schema: Schema, name: str, takes: str) -> None:
-    """Refuse data that a network cannot take.
+def unfit(schema: Schema, name: str, takes: str) -> FathomError:
+    """The error for data that a network cannot take: what came, and which networks fit.
 
     Args:
-        fits: whether it can.
         schema: of the network's role, or of the whole task.
         name: of the network.
         takes: what it takes, in words.
-
-    Raises:
-        FathomError: says what came, and which networks fit.
     """
-    if fits:
-        return
     sources = {key: item for key, item in schema.inputs.items() if key not in schema.targets}  # a text reads itself too
     scores = {entry.name: entry.about["suits"](Schema(sources, schema.targets), USUAL) for entry in networks}
     fitting = sorted((other for other in scores if scores[other] > 0), key=lambda other: -scores[other])
     advice = f"What fits: {', '.join(fitting[:6])}." if fitting else "No network fits this data."
     came = f"here {_named(sources)} should tell" if sources else "here nothing is given to learn"
-    raise FathomError(f"The network '{name}' takes {takes}; {came} {_named(schema.targets)}. {advice}")
+    return FathomError(f"The network '{name}' takes {takes}; {came} {_named(schema.targets)}. {advice}")
 
 
 def _named(items: Mapping[str, Field]) -> str:

@@ -12,6 +12,7 @@ In comments: B rows, T steps, S source steps, H units.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -21,8 +22,18 @@ from torch import Tensor, nn
 
 from fathom.core.contract import Schema, hyperparameter
 from fathom.core.registry import network
-from fathom.networks.parts import output_size
-from fathom.networks.sequence import PoolName, StepEmbedding, is_sequence, pool, pooled_width, present, sequences
+from fathom.networks.parts import output_size, unfit
+from fathom.networks.sequence import (
+    STEPS,
+    PoolName,
+    StepEmbedding,
+    at_least_one,
+    is_sequence,
+    job,
+    pool,
+    pooled_width,
+    present,
+)
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 CellName = Literal["rnn", "lstm", "gru"]
@@ -104,7 +115,7 @@ class Recurrent(nn.Module):
         self.steps = Steps(cell, embedding if item.kind == "text" else item.shape[-1], units, layers, both, dropout)
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        beside = sum(int(torch.tensor(other.shape).prod()) for other in items if other is not item)
+        beside = sum(math.prod(other.shape) for other in items if other is not item)
         self.head = nn.Linear(pooled_width(self.steps.width, pooling) + beside, output_size(schema))
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -148,13 +159,13 @@ def turned(state: Any) -> Any:
 
 
 class RecurrentTranslator(nn.Module):
-    """A bidirectional encoder, a decoder with input feeding and dot-product attention over the source (Luong 2015)."""
+    """A bidirectional encoder, and a decoder that attends to the source by dot products (Luong et al. 2015)."""
 
     def __init__(self, schema: Schema, cell: str, embedding: int, units: int, layers: int, dropout: float) -> None:
         super().__init__()
         source, item = schema.inputs.values()
         self.read = StepEmbedding(source, embedding)
-        self.encoder = Steps(cell, embedding, units // 2, layers, True, dropout)
+        self.encoder = Steps(cell, embedding, max(1, units // 2), layers, True, dropout)
         width = self.encoder.width
         self.embed = StepEmbedding(item, embedding)
         self.decoder = cells(cell, embedding, width, layers, dropout)
@@ -167,7 +178,7 @@ class RecurrentTranslator(nn.Module):
 
     def start(self, source: Tensor) -> Any:
         """Read the source (B, S)."""
-        exists = present(source)
+        exists = at_least_one(present(source))
         memory = self.encoder(self.dropout(self.read(source)), exists)  # (B, S, H)
         first = torch.tanh(self.bridge(pool(memory, exists, "mean")))  # (B, H)
         hidden = first[:, None].expand(-1, self.layers, -1).contiguous()  # (B, layers, H)
@@ -191,20 +202,17 @@ def _make(
     schema: Schema, cell: str, embedding: int, units: int, layers: int, both: bool, pooling: PoolName, dropout: float
 ) -> nn.Module:
     """The network for the job that the schema states."""
-    if any(item.kind == "text" for item in schema.targets.values()):
-        job = RecurrentLanguage if len(schema.inputs) == 1 else RecurrentTranslator
-        return job(schema, cell, embedding, units, layers, dropout)
-    return Recurrent(schema, cell, embedding, units, layers, both, pooling, dropout)
+    asked = job(schema)
+    if asked == "none":
+        raise unfit(schema, cell, STEPS)
+    if asked == "answer":
+        return Recurrent(schema, cell, embedding, units, layers, both, pooling, dropout)
+    made = RecurrentLanguage if asked == "continue" else RecurrentTranslator
+    return made(schema, cell, embedding, units, layers, dropout)
 
 
 def _suits(score: float) -> Any:
-    def suits(schema: Schema, rows: int) -> float:
-        fits = sum(is_sequence(item) for item in schema.inputs.values()) == 1 or (
-            any(item.kind == "text" for item in schema.targets.values()) and (sequences(schema) or not schema.inputs)
-        )
-        return score if fits else 0.0
-
-    return suits
+    return lambda schema, rows: score if job(schema) != "none" else 0.0
 
 
 def _training(schema: Schema, rows: int) -> dict[str, object]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fathom.core.contract import Schema, hyperparameter
 from fathom.core.errors import FathomError
 from fathom.core.registry import network
-from fathom.networks.parts import ACTIVATIONS, ActivationName, image_shape, output_size
+from fathom.networks.parts import ACTIVATIONS, ActivationName, image_shape, output_size, unfit
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -115,9 +115,7 @@ def resnet(
     """Stages of residual blocks, each at half the size of the one before."""
     shape = image_shape(schema)
     if shape is None:
-        raise FathomError(
-            f"The network 'resnet' takes one picture; the inputs are {', '.join(schema.inputs)}. Use mlp or composite."
-        )
+        raise unfit(schema, "resnet", "one picture alone")
     if min(shape[1:]) < 2 ** len(channels):
         raise FathomError(
             f"Pictures of {shape[1]} x {shape[2]} cannot be halved {len(channels)} times; "

@@ -1,5 +1,6 @@
 """What networks for sequences share: which steps exist, how a step is embedded, how steps become one vector.
 
+    job(schema)        what is to be done: answer, continue or translate
     present(x)         (B, T) bool
     StepEmbedding      tokens or measured values of each step -> (B, T, width)
     pool(...)          (B, T, width) -> (B, width), over the steps that exist
@@ -13,8 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from fathom.core.contract import Field, Schema
+from fathom.networks.parts import writes
 
 PoolName = Literal["last", "mean", "max", "mean_max"]
+Job = Literal["answer", "continue", "translate", "none"]
+STEPS = "one text or series, with ordinary inputs beside it or none"  # what a network for sequences takes
 
 
 def present(steps: Tensor) -> Tensor:
@@ -27,9 +31,26 @@ def is_sequence(item: Field) -> bool:
     return item.kind in ("text", "series")
 
 
-def sequences(schema: Schema) -> bool:
-    """Whether every input comes step by step."""
-    return bool(schema.inputs) and all(is_sequence(item) for item in schema.inputs.values())
+def job(schema: Schema) -> Job:
+    """What a network for sequences is to do, from its role's schema or that of the whole task.
+
+    Returns:
+        "answer" from one sequence and ordinary inputs beside it; "continue" a text; "translate" one sequence into a
+        text; "none" where it can do nothing.
+    """
+    sources = [item for name, item in schema.inputs.items() if name not in schema.targets]  # a text reads itself too
+    steps = sum(is_sequence(item) for item in sources)
+    if not writes(schema):
+        return "answer" if steps == 1 else "none"
+    if len(schema.targets) > 1 or steps > 1 or steps != len(sources):
+        return "none"
+    return "translate" if steps else "continue"
+
+
+def at_least_one(exists: Tensor) -> Tensor:
+    """(B, T) the same; a row without any step counts its first, since attention to nothing is not a number."""
+    first = torch.arange(exists.shape[1], device=exists.device) == 0
+    return exists | (first & ~exists.any(1, keepdim=True))
 
 
 class StepEmbedding(nn.Module):

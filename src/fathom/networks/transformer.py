@@ -19,15 +19,25 @@ import math
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fathom.core.contract import Schema, hyperparameter
 from fathom.core.errors import FathomError
 from fathom.core.registry import network
-from fathom.networks.parts import output_size
-from fathom.networks.sequence import PoolName, StepEmbedding, is_sequence, pool, pooled_width, present, sequences
+from fathom.networks.parts import USUAL, output_size, unfit, writes
+from fathom.networks.sequence import (
+    STEPS,
+    PoolName,
+    StepEmbedding,
+    at_least_one,
+    is_sequence,
+    job,
+    pool,
+    pooled_width,
+    present,
+)
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 PositionName = Literal["sinusoidal", "learned", "rotary"]
@@ -222,8 +232,7 @@ class Encoder(nn.Module):
 
     def forward(self, steps: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, ...) -> (B, T, W), and (B, T) which steps exist (the first, where a row has none)."""
-        exists = present(steps)
-        exists = exists | (~exists.any(1, keepdim=True) & (torch.arange(exists.shape[1], device=exists.device) == 0))
+        exists = at_least_one(present(steps))
         places = places_of(exists)
         mask = None if bool(exists.all()) else exists[:, None, None]  # (B, 1, 1, T)
         x = self.steps(steps, places)
@@ -353,15 +362,12 @@ class Translator(nn.Module):
         return self.extend(given, self.start(source))[0]
 
 
-def writes(schema: Schema) -> bool:
-    """Whether a text is to be written."""
-    return any(item.kind == "text" for item in schema.targets.values())
-
-
 def _suits(schema: Schema, rows: int) -> float:
-    if writes(schema):
-        return 1.0 if sequences(schema) or not schema.inputs else 0.0
-    return 0.6 if sum(is_sequence(item) for item in schema.inputs.values()) == 1 else 0.0
+    return {"answer": 0.6, "continue": 1.0, "translate": 1.0, "none": 0.0}[job(schema)]
+
+
+def _suits_bert(schema: Schema, rows: int) -> float:
+    return 0.3 if job(schema) == "answer" and [item.kind for item in schema.inputs.values()] == ["text"] else 0.0
 
 
 def _training(schema: Schema, rows: int) -> dict[str, object]:
@@ -397,7 +403,7 @@ def transformer(
     width: PositiveInt = hyperparameter(128, search=[64, 128, 256], help="of a step's vector"),
     heads: PositiveInt = hyperparameter(4, search=[2, 4, 8], help="that look at different things"),
     layers: PositiveInt = hyperparameter(2, search=[1, 2, 4], help="of encoder and decoder each"),
-    hidden: int = hyperparameter(0, help="units between the two dense layers of a block; 4 x width where 0"),
+    hidden: NonNegativeInt = hyperparameter(0, help="units between the two dense layers of a block; 4 x width where 0"),
     dropout: Share = hyperparameter(0.1, search=(0.0, 0.5), help="share of values silenced in training"),
     positions: PositionName = hyperparameter(
         "rotary", search=["sinusoidal", "learned", "rotary"], help="how a step knows its place"
@@ -407,10 +413,13 @@ def transformer(
 ) -> nn.Module:
     """Encoder, decoder or both, as the schema asks."""
     hidden = hidden or 4 * width
-    if not writes(schema):
+    asked = job(schema)
+    if asked == "none":
+        raise unfit(schema, "transformer", STEPS)
+    if asked == "answer":
         return TransformerHead(schema, width, heads, layers, hidden, dropout, positions, pooling)
-    job = TransformerLanguage if len(schema.inputs) == 1 else Translator
-    return job(schema, width, heads, layers, hidden, dropout, positions, tied)
+    made = TransformerLanguage if asked == "continue" else Translator
+    return made(schema, width, heads, layers, hidden, dropout, positions, tied)
 
 
 GPT = {"tiny": (2, 128, 4), "mini": (4, 256, 4), "gpt": (12, 768, 12), "gpt2": (12, 768, 12), "gpt2-medium": (24, 1024, 16)}
@@ -424,7 +433,7 @@ GPT = {"tiny": (2, 128, 4), "mini": (4, 256, 4), "gpt": (12, 768, 12), "gpt2": (
     paper="Radford et al. 2018, Improving language understanding; 2019, Language models are unsupervised multitask learners",
     year=2018,
     algorithm="language",
-    suits=lambda schema, rows: 0.4 if writes(schema) and len(schema.inputs) == 0 else 0.0,
+    suits=lambda schema, rows: 0.4 if job(schema) == "continue" else 0.0,
     training=_training,
 )
 def gpt(
@@ -435,6 +444,8 @@ def gpt(
     dropout: Share = hyperparameter(0.1, search=(0.0, 0.5), help="share of values silenced in training"),
 ) -> nn.Module:
     """A decoder with learned positions and tied tables."""
+    if job(schema) != "continue":
+        raise unfit(schema, "gpt", "nothing but the text that it continues")
     layers, width, heads = GPT[size]
     return TransformerLanguage(schema, width, heads, layers, 4 * width, dropout, "learned", tied=True)
 
@@ -459,7 +470,7 @@ class Bert(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) -> (B, outputs)."""
-        exists = present(tokens)
+        exists = at_least_one(present(tokens))
         places = places_of(exists)
         x = self.dropout(self.norm(self.steps(tokens, places) + self.kinds[0]))
         for block in self.blocks:
@@ -475,9 +486,7 @@ class Bert(nn.Module):
     cons="from scratch it is no better than a small transformer; its strength is pretraining",
     paper="Devlin et al. 2019, BERT: pre-training of deep bidirectional transformers",
     year=2018,
-    suits=lambda schema, rows: (
-        0.3 if [item.kind for item in schema.inputs.values()] == ["text"] and not writes(schema) else 0.0
-    ),
+    suits=_suits_bert,
     training=lambda schema, rows: {**_training(schema, rows), "training.learning_rate": 3e-4},
 )
 def bert(
@@ -488,5 +497,7 @@ def bert(
     dropout: Share = hyperparameter(0.1, search=(0.0, 0.5), help="share of values silenced in training"),
 ) -> nn.Module:
     """An encoder read at its first step."""
+    if not _suits_bert(schema, USUAL):
+        raise unfit(schema, "bert", "one text alone, which it does not write")
     layers, width, heads = BERT[size]
     return Bert(schema, width, heads, layers, dropout)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -461,8 +460,12 @@ def _header(location: Any) -> tuple[list[str], dict[str, Any]]:
         return [], {}  # whoever reads it tells what is wrong
     if kind in LINES:
         return _first_record(first)
+    first = first.lstrip("\r\n").splitlines()[0] if first.strip() else ""
     delimiter = max(",;\t|", key=first.count) if kind in DELIMITED else ","
-    return next(csv.reader(io.StringIO(first.strip("\r\n")), delimiter=delimiter), []), {}
+    try:
+        return next(csv.reader([first], delimiter=delimiter), []), {}
+    except csv.Error:
+        return [], {}  # told by whoever reads it
 
 
 def _rereadable(frame: Any) -> bool:

@@ -128,7 +128,9 @@ def read_text(path: Path) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding, name = "utf-16", "UTF-16"
     elif b"\0" in data:
-        raise DataError(f"{path} holds a NUL byte at {_place(data, data.index(0))}, which text never does. Save it as UTF-8.")
+        raise DataError(
+            f"{path} holds a NUL byte at {_place(data, data.index(0))}, which text never does. Save it as UTF-8."
+        )
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -261,7 +263,9 @@ def turns_name(path: Path) -> str | None:
 def _are_turns(value: Any) -> bool:
     if not isinstance(value, list) or not value:
         return False
-    return all(isinstance(turn, str) or (isinstance(turn, dict) and isinstance(turn.get("content"), str)) for turn in value)
+    return all(
+        isinstance(turn, str) or (isinstance(turn, dict) and isinstance(turn.get("content"), str)) for turn in value
+    )
 
 
 def _strings(column: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
@@ -329,7 +333,9 @@ def _as_texts(item: Any) -> list[str | None] | None:
     if suffix(Path(item)) in TEXT:
         return [read_text(Path(item))]
     if suffix(Path(item)) not in SUFFIXES:
-        raise DataError(f"{item} is neither a text nor a table. Known extensions: {', '.join((*TEXT, *SUFFIXES))} (also .gz).")
+        raise DataError(
+            f"{item} is neither a text nor a table. Known extensions: {', '.join((*TEXT, *SUFFIXES))} (also .gz)."
+        )
     return None
 
 

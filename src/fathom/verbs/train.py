@@ -201,9 +201,6 @@ def _finish(
         log.write(f"Kept      {kept.what}\nResult    {results['verdict']}\n")
 
 
-PROMPT = "The "
-
-
 def resume_command(run: RunFolder, task: Task) -> str:
     """What the user types to go on."""
     if task.recipe.data.location is None or task.module is not None:
@@ -217,7 +214,7 @@ def next_commands(folder: RunFolder, task: Task) -> list[str]:
     path, kinds = folder.path, {item.kind for item in task.schema.inputs.values()}
     written = text_target(task.schema)
     if written is not None and not kinds:
-        talk = f"fathom chat {path}" if written[1].dialogue else f'fathom generate {path} --prompt "{PROMPT}"'
+        talk = f"fathom chat {path}" if written[1].dialogue else f'fathom generate {path} --prompt "The "'
         return [talk, f"fathom report {path}"]
     given = "picture.png" if "image" in kinds else '"a text"' if kinds == {"text"} else "new.csv"
     return [f"fathom predict {path} {given}", f"fathom report {path}"]
