@@ -20,7 +20,7 @@ from PIL import Image as Pillow
 
 from fathom.core.contract import Columns, Field, Schema
 from fathom.core.errors import DataError, RowFaults
-from fathom.core.prepare import prepare
+from fathom.core.prepare import encode, prepare
 from fathom.core.recipe import Data
 from fathom.core.registry import fields
 from fathom.fields.image import UnreadableError, open_picture
@@ -44,7 +44,23 @@ def example(kind: str) -> Columns:
         return Columns({"a": pa.array([1.5, None, 3.0, -2.0]), "b": pa.array([1, 2, 3, 4])})
     if kind == "category":
         return Columns({"word": ["b", "a", None, "b"]})
+    if kind == "text":
+        return Columns({"text": ["the cat", "a cat and a dog", None, "dog"]})
+    if kind == "series":
+        rows = [[[1.0, 2.0], [3.0, None]], [[0.5, 1.0]], [[2.0, 2.0], [1.0, 4.0], [7.0, 0.0]]]
+        return Columns({"series": pa.array(rows, pa.list_(pa.list_(pa.float64())))})
+    if kind == "forecast":
+        return Columns({"a": generator.normal(size=6), "b": generator.normal(size=6)})
     return Columns({"tags": [["x", "y"], [], ["y"], ["z"]]})
+
+
+def gathered(item: Field, columns: Columns) -> torch.Tensor:
+    """The rows as a batch holds them: filled up, or cut out of a series."""
+    rows, faults = encode(Schema({"x": item}), columns)
+    assert not faults
+    if item.window is None:
+        return rows.column("x")
+    return rows.batch(torch.arange(len(rows) - sum(item.window) + 1))["x"]
 
 
 @pytest.mark.parametrize("kind", fields.names())
@@ -53,14 +69,17 @@ def test_a_field_comes_back_from_json_and_encodes_alike(kind: str) -> None:
     item = fitted(kind, columns)
     again = Field.from_json(json.loads(json.dumps(item.to_json())))
     assert again.to_json() == item.to_json()
-    encoded = item.encode(columns)
-    torch.testing.assert_close(encoded, again.encode(columns), rtol=0, atol=0, equal_nan=True)
+    encoded = gathered(item, columns)
+    torch.testing.assert_close(encoded, gathered(again, columns), rtol=0, atol=0, equal_nan=True)
     torch.manual_seed(0)
     layer = item.layer()
     torch.manual_seed(0)
     assert torch.equal(layer(encoded), again.layer()(encoded))
-    assert tuple(layer(encoded).shape[1:]) == item.shape == again.shape
-    assert layer(encoded).dtype == torch.float32
+    shape = tuple(layer(encoded).shape[1:])
+    if kind == "text":  # of which the batch is as long as its longest, within the most that the field allows
+        shape = (item.shape[0],)
+    assert shape == item.shape == again.shape
+    assert layer(encoded).dtype == (torch.int32 if kind == "text" else torch.float32)
     assert bool(torch.isfinite(layer(encoded)).all())
     assert item.describe() == again.describe()
     schema = Schema({kind: item}, {}, {"group": "g"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import sequences
 from fathom.core.contract import Columns, Field, Model, Schema
 from fathom.core.errors import FathomError
 from fathom.core.registry import fields, networks
@@ -63,28 +65,43 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "two targets": {"inputs": TABLE, "targets": ("class", "size")},
     "pictures, two targets": {"inputs": PICTURE, "targets": ("class", "size"), "side": 12},
 }
-NEEDED = {"layers": {"layers": ["dense 5 relu"]}}
+NEEDED = {"layers": {"layers": ["dense 5 relu"]}, "bag": {"pairs": 100}, "gpt": {"size": "tiny"}}
 
 
-@pytest.mark.parametrize("kind", SCHEMAS)
+@cache
+def sample(kind: str) -> tuple[Schema, dict[str, Tensor]]:
+    """The schema of a task, and a batch; of a text that is written the tokens but the last, as it is given."""
+    if kind in SCHEMAS:
+        return task(**SCHEMAS[kind])
+    schema, rows = sequences.task(kind)
+    batch = rows.batch(torch.arange(ROWS))
+    return schema, {key: tensor[:, :-1] if key in sequences.WRITTEN else tensor for key, tensor in batch.items()}
+
+
+@pytest.mark.parametrize("kind", [*SCHEMAS, *sequences.KINDS])
 @pytest.mark.parametrize("name", networks.names())
 def test_every_network_on_every_schema(name: str, kind: str) -> None:
     """It answers with one output a target and learns in every weight, or refuses a schema that it says it does not suit."""
-    schema, batch = task(**SCHEMAS[kind])
+    whole, batch = sample(kind)
+    schema = sequences.role(whole)
     torch.manual_seed(0)
-    module = refused = None
+    module, refused = None, ""
     try:
         module = networks[name].build(schema, "model", **NEEDED.get(name, {}))
     except FathomError as error:
         refused = str(error)
+    suits = networks[name].about["suits"](whole, 100)
     if module is None:
-        assert networks[name].about["suits"](schema, 100) == 0, refused
+        assert suits == 0, refused
         assert refused.startswith(f"The network '{name}' takes ")
         return
+    assert suits > 0 or name == "layers", "it takes what it says it does not suit"
     model = Model(schema, module)
     outputs = model(batch)
+    steps = {key: batch[key].shape[1:] for key in sequences.WRITTEN if key in batch}
     assert {key: tuple(value.shape) for key, value in outputs.items()} == {
-        key: (ROWS, *target.outputs) for key, target in schema.targets.items()
+        key: (ROWS, *(steps[key] + target.outputs[1:] if key in steps else target.outputs))
+        for key, target in schema.targets.items()
     }
     sum((value * torch.randn_like(value)).sum() for value in outputs.values()).backward()
     for key, parameter in model.named_parameters():
@@ -93,6 +110,26 @@ def test_every_network_on_every_schema(name: str, kind: str) -> None:
     assert isinstance(module.head, nn.Module), "`.head` names the last layer"
     model.eval()
     torch.testing.assert_close(model(batch), model(batch), msg="evaluation draws nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("lstm", "picture", "one text or series, with ordinary inputs beside it or none; here 'image' (image) should tell"),
+        ("bert", "translation", "which it does not write; here 'text' (text) should tell 'answer' (text)"),
+        ("gpt", "text", "nothing but the text that it continues; here 'text' (text) should tell 'class' (category)"),
+        ("linear", "forecast of another column", "forecasts channels of it from their own past"),
+        ("mlp", "language", "and no text; here nothing is given to learn 'answer' (text). What fits: transformer"),
+        ("resnet", "text", "one picture alone; here 'text' (text) should tell 'class' (category). What fits: bag"),
+        ("lstm", "text and series", "should tell 'class' (category). No network fits this data."),
+    ],
+)
+def test_a_network_that_cannot_take_the_data_says_what_can(name: str, kind: str, words: str) -> None:
+    with pytest.raises(FathomError) as caught:
+        networks[name].build(sequences.role(sample(kind)[0]), "model", **NEEDED.get(name, {}))
+    assert words in str(caught.value)
+    if kind == "picture":
+        assert str(caught.value).endswith("What fits: cnn, resnet, mlp, composite, perceptron.")
 
 
 @pytest.mark.parametrize(

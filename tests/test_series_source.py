@@ -372,6 +372,9 @@ def test_other_data_are_read_by_the_layout_of_training(tmp_path: Path) -> None:
     rows, faults = encode(like, source.columns())
     assert not faults
     assert source.given_splits()["test"].tolist() == list(range(9, 47))
+    small = open_source(csv(tmp_path / "c.csv", date=hours(9), y=wavy(9), sky=["sun"] * 9), Recipe.parse({}).data, like)
+    with pytest.raises(DataError, match="has 9 moments, too few to read 10 and forecast 3"):
+        small.given_splits()
     assert rows.subset(torch.from_numpy(source.given_splits()["test"])).batch(torch.arange(38))["y"].shape == (38, 3, 1)
 
 

@@ -214,7 +214,7 @@ def evaluate(
 @app.command()
 def predict(
     run: RunArgument,
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files or folders; - reads a CSV table.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders or texts; - reads a CSV table.")],
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", help="Write a .csv, .parquet or .json file instead.", show_default=False),

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from fathom.core.contract import Algorithm, Batch, Model, Predictor, Schema, Stage
+from fathom.core.errors import FathomError
 from fathom.core.optimize import Optimizer
 from fathom.core.registry import algorithm
 from fathom.core.tensors import TensorSet, end_to_end
@@ -54,8 +55,15 @@ class Language(Algorithm):
 
     @classmethod
     def roles(cls, schema: Schema) -> dict[str, Schema]:
-        """One network; it reads the sources and the tokens so far."""
+        """One network; it reads the sources and the tokens so far.
+
+        Raises:
+            FathomError: there are other targets beside the text.
+        """
         target = target_of(schema)
+        if len(schema.targets) > 1:
+            names = ", ".join(schema.targets)
+            raise FathomError(f"A text is learnt alone, but the targets are {names}. Name one: --target {target}.")
         return {"model": Schema({**schema.inputs, target: schema.targets[target]}, {target: schema.targets[target]})}
 
     def build(self) -> None:

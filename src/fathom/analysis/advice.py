@@ -15,6 +15,7 @@ from fathom.analysis.evidence import Evidence, best_baseline, calibration, is_be
 from fathom.analysis.wording import count_text, finite, number_text, percent, shorten
 
 CLASS_WEIGHTS = "supervised.class_weights"
+IN_PIECES = "language model"  # whose rows say nothing about how much text there is
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def weigh_classes(evidence: Evidence) -> Advice | None:
 def cross_validate(evidence: Evidence) -> Advice | None:
     """So few test rows that the interval says little."""
     rows = evidence.results.get("splits", {}).get("test")
-    if not rows or rows >= 200 or evidence.results.get("members"):
+    if not rows or rows >= 200 or IN_PIECES == evidence.results.get("task") or evidence.results.get("members"):
         return None
     why = f"Only {count_text(rows, 'row')} could be tested. Folds test every row once and narrow the interval."
     return Advice("Cross-validate", why, evidence.repeat("training.folds=5"))
@@ -179,7 +180,7 @@ def cross_validate(evidence: Evidence) -> Advice | None:
 def gather_rows(evidence: Evidence) -> Advice | None:
     """So few training rows that more of them is the best remedy."""
     rows = evidence.results.get("splits", {}).get("train")
-    if not rows or rows >= 500:
+    if not rows or rows >= 500 or IN_PIECES == evidence.results.get("task"):
         return None
     why = f"There were {count_text(rows, 'training row')}. No setting does as much as more rows."
     return Advice("Gather more data", why)

@@ -29,6 +29,7 @@ from fathom.fields.series import Forecast, Series
 
 SHARED = 8  # columns beyond which they share one set of weights
 OTHERS = 64  # other channels that are read at most
+CLIP = 10.0  # deviations beyond which another channel is cut: an entry error would count for all others
 VALUES = 2**24  # numbers of windows at once
 WORK = 2**35  # multiplications of the regression
 PENALTIES = 10.0 ** np.arange(-7, 2)  # of ridge, in units of the mean square of a feature summed over the rows
@@ -155,7 +156,7 @@ def read(task: Task, data: TensorSet) -> Moments:
         places = list(task.others.values())
         series = data.columns[task.place]
         assert isinstance(series, Windows)
-        others = series.values[:, places].numpy() / np.array(task.series.state["std"], np.float32)[places]
+        others = (series.values[:, places].numpy() / np.array(task.series.state["std"], np.float32)[places]).clip(-CLIP, CLIP)
     return Moments(values, others, rows)
 
 
@@ -393,6 +394,7 @@ class Boosted:
     def fit(task: Task, moments: Moments, profile: np.ndarray | None, seed: int) -> Boosted:
         """From pairs of training row and moment ahead, drawn by the seed."""
         from sklearn.ensemble import HistGradientBoostingRegressor
+        from threadpoolctl import threadpool_limits
 
         pairs = drawn(np.arange(len(moments.rows) * task.ahead), PAIRS, seed)
         rows, steps = moments.rows[pairs // task.ahead], pairs % task.ahead + 1
@@ -400,7 +402,9 @@ class Boosted:
         known = ~np.isnan(wanted)
         given, base = lagged(task, moments, profile, rows[known], steps[known])
         model = HistGradientBoostingRegressor(max_iter=ROUNDS, early_stopping=False, random_state=seed)
-        return Boosted(task, profile, model.fit(given, wanted[known] - base))
+        with threadpool_limits(1):  # so few rows are slower on more threads, and many times so on a busy machine
+            model.fit(given, wanted[known] - base)
+        return Boosted(task, profile, model)
 
     def answer(self, moments: Moments, rows: np.ndarray) -> np.ndarray:
         """(B, H, 1)."""

@@ -1,6 +1,6 @@
 """Judging what writes text: how surprised it is by the test texts, and how near its answers come to the references.
 
-    written(predictor, train, test, ...)    statistics of network and baselines, one row a test text
+    written(predictor, texts, sets)         statistics of network and baselines, one row a test text
     surprise(predictor, data, name)         nats of every token, by windows that overlap by half
 
 The statistics are sums (see `fields/text_metrics`), so that `evaluate` resamples them like the outputs of any other
@@ -17,12 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fathom.analysis.baseline_text import Dictionary, NGrams
-from fathom.core.contract import Batch, Columns, Index, Predictor, Schema, TensorSet
+from fathom.core.contract import Batch, Columns, Predictor, Schema, TensorSet
 from fathom.core.tensors import end_to_end, to_list
 from fathom.fields.text import PAD, START, Text
 from fathom.fields.text_metrics import LIKELIHOOD, overlap_sums
@@ -55,25 +54,22 @@ def writes(schema: Schema) -> bool:
     return any(item.kind == "text" for item in schema.targets.values())
 
 
-def written(predictor: Predictor, columns: Columns, splits: Mapping[str, Index], sets: Mapping[str, TensorSet]) -> Written:
+def written(predictor: Predictor, texts: Mapping[str, Columns], sets: Mapping[str, TensorSet]) -> Written:
     """Measure on the test rows.
 
     Args:
         predictor: what is deployed.
-        columns: all raw columns.
-        splits: part -> rows of the columns.
-        sets: part -> encoded rows.
+        texts: "test", and "train" where baselines can be learnt -> raw rows.
+        sets: the same, encoded.
     """
     name = next(name for name, item in predictor.schema.targets.items() if item.kind == "text")
-    measure = _translation if predictor.schema.inputs else _language_model
-    return measure(predictor, name, columns, splits, sets)
+    if predictor.schema.inputs:
+        return _translation(predictor, name, texts, sets)
+    return _language_model(predictor, name, sets)
 
 
-def _language_model(
-    predictor: Predictor, name: str, columns: Columns, splits: Mapping[str, Index], sets: Mapping[str, TensorSet]
-) -> Written:
+def _language_model(predictor: Predictor, name: str, sets: Mapping[str, TensorSet]) -> Written:
     field = _field(predictor, name)
-    learnt, _ = end_to_end(sets["train"], name)
     tokens, offsets = end_to_end(sets["test"], name)
     counts = (tokens != START).double()
     counts[0] = 0  # nothing stands before it
@@ -84,10 +80,13 @@ def _language_model(
         row = torch.repeat_interleave(torch.arange(len(offsets) - 1), offsets.diff())
         return {name: torch.zeros(len(offsets) - 1, LIKELIHOOD, dtype=torch.float64).index_add_(0, row, each)}
 
-    ngrams = NGrams(learnt.numpy(), field.size)
+    baselines = {}
+    if "train" in sets:
+        ngrams = NGrams(end_to_end(sets["train"], name)[0].numpy(), field.size)
+        baselines[f"{ngrams.order}-gram counts"] = statistics(torch.from_numpy(ngrams.nats(tokens.numpy())))
     return Written(
         statistics(surprise(predictor, tokens, name, field.length)),
-        {f"{ngrams.order}-gram counts": statistics(torch.from_numpy(ngrams.nats(tokens.numpy())))},
+        baselines,
         "bits_per_byte" if float(size.sum()) else "perplexity",
         [],
         [
@@ -125,27 +124,30 @@ def surprise(predictor: Predictor, tokens: Tensor, name: str, window: int) -> Te
 
 
 def _translation(
-    predictor: Predictor, name: str, columns: Columns, splits: Mapping[str, Index], sets: Mapping[str, TensorSet]
+    predictor: Predictor, name: str, texts: Mapping[str, Columns], sets: Mapping[str, TensorSet]
 ) -> Written:
     field, test = _field(predictor, name), sets["test"]
-    texts = {part: _texts(columns, field.columns[0], splits[part]) for part in ("train", "test")}
+    wanted = {part: _texts(columns, field.columns[0]) for part, columns in texts.items()}
     answers = field.texts(predictor.outputs(test, ROWS)[name])
     with torch.inference_mode():
         nats = torch.cat([predictor.scores["nats"](batch).double() for batch in test.batches(ROWS)])
     truth = test.column(name)
     likelihood = torch.stack([nats, (truth > PAD).sum(1) - 1.0, field.byte_counts(truth).nan_to_num()], 1)
-    outputs = {name: torch.cat([likelihood, overlap_sums(answers, texts["test"])], 1)}
+    outputs = {name: torch.cat([likelihood, overlap_sums(answers, wanted["test"])], 1)}
     sources = [item.columns[0] for item in predictor.schema.inputs.values() if item.kind == "text"]
-    read = {part: _texts(columns, sources[0], splits[part]) for part in ("train", "test")}
-    dictionary = Dictionary(read["train"], texts["train"])
-    word_for_word = overlap_sums([dictionary.answer(text) for text in read["test"]], texts["test"])
-    nothing = torch.zeros(len(word_for_word), LIKELIHOOD, dtype=torch.float64)
+    read = {part: _texts(columns, sources[0]) for part, columns in texts.items()}
+    baselines = {}
+    if "train" in texts:
+        dictionary = Dictionary(read["train"], wanted["train"])
+        word_for_word = overlap_sums([dictionary.answer(text) for text in read["test"]], wanted["test"])
+        nothing = torch.zeros(len(word_for_word), LIKELIHOOD, dtype=torch.float64)
+        baselines["word-for-word dictionary"] = {name: torch.cat([nothing, word_for_word], 1)}
     shown = [
         {"source": source, "reference": reference, "answer": answer}
-        for source, reference, answer in list(zip(read["test"], texts["test"], answers, strict=True))[:EXAMPLES]
+        for source, reference, answer in list(zip(read["test"], wanted["test"], answers, strict=True))[:EXAMPLES]
     ]
     return Written(
-        outputs, {"word-for-word dictionary": {name: torch.cat([nothing, word_for_word], 1)}}, "bleu", shown,
+        outputs, baselines, "bleu", shown,
         [f"BLEU and chrF of cased, detokenized text, as sacrebleu scores them ({signature()})."],
     )  # fmt: skip
 
@@ -163,7 +165,7 @@ def _field(predictor: Predictor, name: str) -> Text:
     return field
 
 
-def _texts(columns: Columns, name: str, rows: Index) -> list[str]:
-    """The raw texts of some rows; the turns of a dialogue in lines."""
-    values = to_list(columns.select([name]).take(np.asarray(rows))[name])
+def _texts(columns: Columns, name: str) -> list[str]:
+    """The raw texts; the turns of a dialogue in lines."""
+    values = to_list(columns[name])
     return ["\n".join(value) if isinstance(value, list) else str(value or "") for value in values]

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from fathom.core.batching import Epochs, epoch_order, epoch_steps
 from fathom.core.errors import DataError, unknown
+from fathom.core.features import Served, only_head
 from fathom.core.registry import Hyperparameter, fields, hyperparameter
-from fathom.core.tensors import ROW, WEIGHT, Batch, Columns, Index, Ragged, TensorSet
+from fathom.core.tensors import FEATURES, ROW, WEIGHT, Batch, Columns, Index, Ragged, TensorSet
 from fathom.core.validation import validation
 
 if TYPE_CHECKING:
@@ -265,8 +266,17 @@ class Model(nn.Module):
         """Named encoded inputs -> output (B, *outputs) by target name; plain tensors -> the output of the one target."""
         if isinstance(batch, Tensor):
             return self._plain(batch, *more)
-        inputs = [layer(batch[name]) for name, layer in zip(self.input_names, self.preprocess, strict=True)]
-        return self.split(self.module(*inputs))
+        if FEATURES in batch:
+            return self.split(self.module.decide(batch[FEATURES]))  # type: ignore[operator]
+        return self.split(self.module(*self._inputs(batch)))
+
+    def features(self, batch: Batch) -> Tensor:
+        """(B, D) what the head reads, of a network that can be cut in two (see `features`)."""
+        made: Tensor = self.module.features(*self._inputs(batch))  # type: ignore[operator]
+        return made
+
+    def _inputs(self, batch: Batch) -> list[Tensor]:
+        return [layer(batch[name]) for name, layer in zip(self.input_names, self.preprocess, strict=True)]
 
     def _plain(self, *tensors: Tensor) -> Any:
         if len(tensors) != len(self.input_names):
@@ -384,6 +394,7 @@ class Algorithm(Configured, ABC):
         self.schema = context.schema
         self.models = context.models
         self.regularizers = context.regularizers
+        self._kept: tuple[tuple[int, int], TensorSet, TensorSet] | None = None  # see `_watched`
         self.optimizers = {}
         self.build()
 
@@ -399,12 +410,30 @@ class Algorithm(Configured, ABC):
     def stages(self, data: Mapping[str, TensorSet]) -> list[Stage]:
         """What is trained on, and for how long. Pure: the same answer at every call.
 
-        Default: the recipe's [[stage]] tables on the training rows, or one stage where it has none.
+        Default: the recipe's [[stage]] tables on the training rows, or one stage where it has none, with the rates that
+        the network itself states (`rates`, as those of a stage).
         """
         recipe = self.context.recipe
         if not recipe.stage:
-            return [Stage("train", recipe.training.planned_steps(), data["train"])]
+            return [Stage("train", recipe.training.planned_steps(), data["train"], self._own_rates())]
         return [Stage(table.name, table.planned_steps(), data["train"], dict(table.rates)) for table in recipe.stage]
+
+    def _own_rates(self) -> dict[str, float]:
+        """What the one network states of its own layers."""
+        model = next(iter(self.models.values())) if len(self.models) == 1 else None
+        return dict(getattr(model.module, "rates", None) or {"*": 1.0}) if model else {"*": 1.0}
+
+    def served(self, data: TensorSet, rates: Mapping[str, float]) -> TensorSet:
+        """The rows, with the features that the frozen body of the one network makes of them, computed once.
+
+        Args:
+            data: rows of any split.
+            rates: of the stage; as they are where more than the head learns or rows are augmented.
+        """
+        model = next(iter(self.models.values())) if len(self.models) == 1 else None
+        if model is None or self.context.transform or not only_head(model, rates):
+            return data
+        return Served(data, model)
 
     @classmethod
     def epoch(cls, schema: Schema, data: TensorSet, training: Training) -> int:
@@ -412,15 +441,19 @@ class Algorithm(Configured, ABC):
         return Epochs(data, training.rows_per_batch(), training.seed, training.tokens).steps
 
     def batches(self, stage: Stage, start: int) -> Iterator[Batch]:
-        """Endless batches, from step `start` on. Default: shuffled and augmented rows, each once an epoch."""
+        """Endless batches, from step `start` on. Default: shuffled and augmented rows, each once an epoch.
+
+        Where all but the head is frozen, they hold the features that it reads.
+        """
         training, device = self.context.recipe.training, self.context.device
+        data = self.served(stage.data, stage.rates)
         epochs = Epochs(stage.data, training.rows_per_batch(), training.seed, training.tokens)
         cuts: tuple[Tensor, ...] = ()
         for step in count(start):
             epoch, position = divmod(step, epochs.steps)
             if not cuts or position == 0:
                 cuts = epochs.cuts(epoch)
-            batch = stage.data.batch(cuts[position])
+            batch = data.batch(cuts[position])
             if device.type != "cpu":
                 batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             yield self.context.transform(batch, step) if self.context.transform else batch
@@ -440,7 +473,15 @@ class Algorithm(Configured, ABC):
 
     def validate(self, data: TensorSet) -> dict[str, float]:
         """What is watched on the validation rows, "loss" among it."""
-        return validation(self, data)
+        return validation(self, self._watched(data))
+
+    def _watched(self, data: TensorSet) -> TensorSet:
+        """The validation rows, with features that are kept as long as a stage lasts."""
+        key = (self.context.clock.stage, id(data))
+        if self._kept is None or self._kept[0] != key:
+            rates = next(iter(self.optimizers.values())).rates if self.optimizers else {"*": 1.0}
+            self._kept = (key, self.served(data, rates), data)
+        return self._kept[1]
 
     def finish(self, stage: Stage) -> None:
         """A stage has ended."""

@@ -185,6 +185,9 @@ def missing_groups(columns: Columns, schema: Schema) -> list[str]:
 def blocks(columns: Columns, schema: Schema, splits: Mapping[str, Index]) -> np.ndarray | None:
     """Which rows belong together when intervals are made: those of one group, else those of one stretch of time.
 
+    Forecasts of neighboring moments share most of what they foretell, and series of a group are alike at one moment; so
+    forecasts are cut into stretches of time that are at least as long as the horizon, all series together.
+
     Args:
         columns: N raw rows.
         schema: names the columns of group and time.
@@ -195,12 +198,29 @@ def blocks(columns: Columns, schema: Schema, splits: Mapping[str, Index]) -> np.
     """
     groups = codes(columns, schema.special.get("group"))
     moments = codes(columns, schema.special.get("time"))
-    if groups is not None or moments is None:
+    ahead = max((item.window[1] for item in schema.targets.values() if item.window), default=0)
+    if ahead and moments is None:
+        moments = np.arange(columns.rows)
+    elif moments is None or (groups is not None and not ahead):
         return groups
     together = np.zeros(columns.rows, np.int64)
     for index in splits.values():
-        together[index] = stretches(moments[index])
+        together[index] = stretches(moments[index]) if not ahead else overlapping(moments[index], ahead)
     return together
+
+
+def overlapping(moments: np.ndarray, ahead: int) -> np.ndarray:
+    """Cut forecasts into stretches of time, none shorter than the horizon (see `stretches`).
+
+    Args:
+        moments: (N,) integers in the order of time; several series may forecast from one moment.
+        ahead: moments that each forecast foretells.
+
+    Returns:
+        (N,) integers, one number a stretch.
+    """
+    different, place = np.unique(moments, return_inverse=True)
+    return np.asarray(place // max(ahead, math.ceil(round(len(different) ** (1 / 3), 9))))
 
 
 def stretches(moments: np.ndarray) -> np.ndarray:

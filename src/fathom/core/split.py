@@ -6,6 +6,7 @@ moment stay together.
 
     divide(...)     the default split
     folds(...)      K disjoint held-out parts, under the same rule
+    walk_forward(.) K stretches of a series, each judged by what was learnt of the moments before it
     check_given(..) refuses splits that hold the same rows
 """
 
@@ -208,6 +209,47 @@ def _deal_evenly(order: np.ndarray, sizes: np.ndarray, label: np.ndarray, count:
         mine[fold] += sizes[position]
         filled[fold] += sizes[position]
     return owner
+
+
+def walk_forward(
+    rows: np.ndarray, count: int, horizon: int, past: int, validation: float = VALIDATION
+) -> list[tuple[Index, Index, Index]]:
+    """Folds of a series: each test stretch follows all that was learnt for it, and the learnt part grows.
+
+    The moments are cut into K + 1 stretches of equal length; the first is only learnt from. A row forecasts the `horizon`
+    moments after it, so those whose forecasts reach into the next part are left out: no training or validation window
+    holds a moment that is judged. What a test row reads may well lie in the training part.
+
+    Args:
+        rows: (N,) integers, the moment from which each row forecasts; several series may share moments.
+        count: K.
+        horizon: moments that each row forecasts.
+        past: moments that each row reads.
+        validation: share of the moments before a test stretch, the last of them.
+
+    Returns:
+        Places in `rows` of training, validation and test of each fold, the earliest test first.
+
+    Raises:
+        DataError: the first stretch is too short to learn from.
+    """
+    first, last = int(rows.min()), int(rows.max()) + 1
+    cuts = np.linspace(first, last, count + 2).round().astype(np.int64)[1:]
+    made = []
+    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        middle = start - max(1, round(validation * (start - first)), horizon)
+        test = np.flatnonzero((rows >= start) & (rows < stop))
+        held = np.flatnonzero((rows >= middle) & (rows + horizon <= start))
+        train = np.flatnonzero(rows + horizon <= middle)
+        if not (len(train) and len(held) and len(test)):
+            fewest = (count + 1) * (2 * horizon + past)
+            raise DataError(
+                f"training.folds = {count} leaves the first fold too little to learn from: {last - first:,} moments can be "
+                f"forecast from, in {count + 1} stretches, and each forecast reads {past} and foretells {horizon}. Use fewer "
+                f"folds, a shorter --horizon, or about {fewest:,} moments or more."
+            )
+        made.append((train, held, test))
+    return made
 
 
 def check_given(splits: Mapping[str, Index], hashes: np.ndarray, names: Mapping[str, str]) -> list[str]:

@@ -5,7 +5,8 @@
     Ragged      rows of unequal length: all values end to end, and where each row starts
     Windows     rows that are stretches of one long series
 
-Names that start with a dot are Fathom's own entries of a batch: `.row` (which row of the set) and `.weight`.
+Names that start with a dot are Fathom's own entries of a batch: `.row` (which row of the set), `.weight` and
+`.features` (see `features`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Column: TypeAlias = np.ndarray | pa.ChunkedArray
 
 ROW = ".row"
 WEIGHT = ".weight"
+FEATURES = ".features"
 CHUNK = 65_536  # rows encoded at once
 
 

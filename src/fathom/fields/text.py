@@ -25,7 +25,7 @@ from fathom.core.contract import Columns, Field, Ragged, hyperparameter
 from fathom.core.errors import DataError, RowFaults
 from fathom.core.registry import fields
 from fathom.core.tensors import is_list
-from fathom.fields import text_metrics
+from fathom.fields import published, text_metrics
 from fathom.fields.vocabulary import END, PAD, SPECIAL, START, TURN, UNKNOWN, Codec, Level, read, train
 
 __all__ = ["END", "PAD", "SPECIAL", "START", "TURN", "UNKNOWN", "Text"]
@@ -40,6 +40,7 @@ class Text(Field):
 
     kind = "text"
     level: Level = hyperparameter("word", help="what a token is; targets: bytepair, a book: character, where not said")
+    weights: str | None = hyperparameter(None, help="of level pretrained: minilm, a folder, or a name on the hub")
     vocabulary: PositiveInt | None = hyperparameter(
         None, search=(1_000, 50_000, "log"), help="most tokens, 5 special ones among them; 30000 words, 8000 byte pairs"
     )
@@ -84,6 +85,17 @@ class Text(Field):
             self._codec = (self.state, read(self.state["vocabulary"]))
         return self._codec[1]
 
+    @property
+    def _unknown(self) -> int:
+        """The token of what the vocabulary does not hold; -1 where it holds everything."""
+        told = self.state["vocabulary"].get("unknown", UNKNOWN)
+        return -1 if told is None else int(told)
+
+    @property
+    def _turn(self) -> int:
+        """What stands between the turns of a dialogue: TURN, or what a published encoder ends a text with."""
+        return int((self.state["vocabulary"].get("suffix") or [TURN])[-1])
+
     # ------------------------------------------------------------ learning the vocabulary
 
     def fit(self, chunks: Iterable[Columns]) -> None:
@@ -92,6 +104,9 @@ class Text(Field):
         Raises:
             DataError: no row holds a token, or `vocabulary` is too small.
         """
+        if self.level == "pretrained":
+            self._adopt(chunks)
+            return
         sample: list[Columns] = []
         lowercase = self.level == "word" if self.lowercase is None else self.lowercase
         learnt = train(self.level, self._batches(chunks, sample), self.vocabulary, lowercase)
@@ -101,12 +116,37 @@ class Text(Field):
     def _batches(self, chunks: Iterable[Columns], sample: list[Columns]) -> Iterator[list[str]]:
         """All texts, a few at a time; some rows of each chunk are put into `sample`."""
         for chunk in chunks:
-            room = SAMPLE - sum(part.rows for part in sample)
-            if room:
-                places = np.linspace(0, chunk.rows - 1, min(room, chunk.rows, SAMPLE // 4)).astype(np.int64)
-                sample.append(chunk.select(self.columns).take(places))
+            self._look(chunk, sample)
             for rows in self._rows(chunk):
                 yield [turn for row in rows for turn in row]
+
+    def _look(self, chunk: Columns, sample: list[Columns]) -> None:
+        """Put some rows of a chunk into `sample`, as long as there is room."""
+        room = SAMPLE - sum(part.rows for part in sample)
+        if room:
+            places = np.linspace(0, chunk.rows - 1, min(room, chunk.rows, SAMPLE // 4)).astype(np.int64)
+            sample.append(chunk.select(self.columns).take(places))
+
+    def _adopt(self, chunks: Iterable[Columns]) -> None:
+        """Take over the vocabulary of a published encoder, all of it, so that a saved run needs no other file."""
+        if self.weights is None:
+            raise DataError("data.text.level = 'pretrained' needs a name or folder: data.text.weights=minilm")
+        for name in ("vocabulary", "lowercase"):
+            if getattr(self, name) is not None:
+                raise DataError(f"data.text.{name} has no meaning beside level 'pretrained', whose vocabulary is made already.")
+        files = published.find(self.weights)
+        encoder, learnt = published.encoder(files), published.vocabulary(files)
+        least = len(learnt["prefix"]) + len(learnt["suffix"]) + 1
+        if not least <= self.length <= encoder["longest"]:
+            raise DataError(
+                f"data.text.length = {self.length} does not fit '{self.weights}', which reads {least} to "
+                f"{encoder['longest']} tokens."
+            )
+        self.state = {"vocabulary": learnt, "encoder": encoder}
+        sample: list[Columns] = []
+        for chunk in chunks:
+            self._look(chunk, sample)
+        self.state["about"] = {**self._about(sample), "dialogue": False}
 
     def _about(self, sample: list[Columns]) -> dict[str, Any]:
         """What `describe` says, from a sample of the training rows."""
@@ -121,7 +161,7 @@ class Text(Field):
             raise DataError(f"'{self.columns[0]}' holds no text in any training row, so there is nothing to learn.")
         return {
             "median": int(np.median(count)),
-            "unknown": round(float((values == UNKNOWN).mean()), 4),
+            "unknown": round(float((values == self._unknown).mean()), 4),
             "cut": 0.0 if self.continuous else round(float((count > self.length).mean()), 4),
             "dialogue": bool((values == TURN).any()),
         }
@@ -153,21 +193,37 @@ class Text(Field):
         first = np.zeros(len(lengths) + 1, bool)  # which turns begin a row
         first[turns.cumsum() - turns] = True
         starts = lengths.cumsum() - lengths
-        joined = np.insert(values, starts[~first[:-1]], TURN)
+        joined = np.insert(values, starts[~first[:-1]], self._turn)
         row = np.repeat(np.arange(len(rows)), turns)
         total = np.bincount(row, lengths, len(rows)).astype(np.int64) + np.maximum(turns - 1, 0)
         return joined, total
 
     def _given(self, values: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As an input: cut, and never without a token."""
+        if self.level == "pretrained":
+            return self._between(values, lengths)
         values, lengths = _cut(values, lengths, self.length, self.cut or "head_tail")
         empty = lengths == 0
         if not empty.any():
             return values, lengths
         return np.insert(values, (lengths.cumsum() - lengths)[empty], UNKNOWN), lengths + empty
 
+    def _between(self, values: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As an input of a published encoder: cut, between the special tokens that it expects around a text."""
+        before, after = self.state["vocabulary"]["prefix"], self.state["vocabulary"]["suffix"]
+        added = len(before) + len(after)
+        values, lengths = _cut(values, lengths, self.length - added, self.cut or "head_tail")
+        ends = lengths.cumsum()
+        places = np.repeat(np.stack([ends - lengths, ends], 1).ravel(), np.tile([len(before), len(after)], len(ends)))
+        return np.insert(values, places, np.tile([*before, *after], len(ends))), lengths + added
+
     def _framed(self, values: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As a target: cut, with START and END, unless the rows are pieces of one text."""
+        if self.level == "pretrained":
+            raise DataError(
+                f"'{self.columns[0]}' is to be written, but data.text.level = 'pretrained' is for texts that are read. "
+                "Leave it out; network gpt or transformer learns to write."
+            )
         if self.continuous:
             return values, lengths
         if self.length < 3:
@@ -218,6 +274,8 @@ class Text(Field):
         return [self._written(row) for row in tokens.long().tolist()]
 
     def _written(self, row: list[int]) -> list[str]:
+        if self.level == "pretrained":
+            return [self.codec.decode([token for token in row if token != PAD])]
         turns: list[list[int]] = [[]]
         for token in row:
             if token == END:
@@ -250,8 +308,9 @@ class Text(Field):
         if not self.state:
             return super().describe()
         about = self.state["about"]
-        unit = {"word": "words", "character": "characters", "bytepair": "byte pairs"}[self.level]
-        told = [f"{self.size - len(SPECIAL):,} {unit}"]
+        unit = {"word": "words", "character": "characters", "bytepair": "byte pairs", "pretrained": "pieces of words"}[self.level]
+        told = [f"{self.size - (len(SPECIAL) if self.level != 'pretrained' else 0):,} {unit}"]
+        told += [f"of {self.weights}"] if self.level == "pretrained" else []
         told += [f"{about['unknown']:.1%} unknown"] if about["unknown"] else []
         told += [f"half of the rows longer than {about['median']:,}"] if not self.continuous else []
         told += [f"{about['cut']:.1%} of them cut to {self.length:,}"] if about["cut"] else []

@@ -1,7 +1,7 @@
 """Vocabularies: texts to token numbers and back, at the level of words, characters or byte pairs.
 
     train(level, batches, size, lowercase) -> state     plain JSON, from batches of texts that are streamed once
-    read(state) -> Codec                                .encode .decode .size .token_bytes
+    read(state) -> Codec                                .encode .decode .size .token_bytes; published ones as well
 
 Words and byte pairs are the library `tokenizers`, whose own JSON is the state; characters are a sorted string. Byte
 pairs (Sennrich et al. 2016, over bytes as in Radford et al. 2019) and characters decode to exactly the text that was
@@ -22,8 +22,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from fathom.core.errors import DataError
+from fathom.fields.published import Pieces
 
-Level = Literal["word", "character", "bytepair"]
+Level = Literal["word", "character", "bytepair", "pretrained"]
 
 PAD, UNKNOWN, START, END, TURN = range(5)
 SPECIAL = ("< pad >", "< unknown >", "< start >", "< end >", "< turn >")
@@ -80,7 +81,9 @@ def train(level: Level, batches: Iterable[Sequence[str]], size: int | None, lowe
 
 
 def read(state: Mapping[str, Any]) -> Codec:
-    """The vocabulary that `train` learned."""
+    """The vocabulary that `train` learned, or a published one."""
+    if "prefix" in state:
+        return Pieces(state)
     if "characters" in state:
         return Characters(state["characters"], state["lowercase"])
     return Tokens(state["tokenizer"])

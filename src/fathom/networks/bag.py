@@ -94,7 +94,9 @@ def bag(
     role: str,
     *,
     width: PositiveInt = hyperparameter(8, search=[4, 8, 16, 32], help="of the vector of a word"),
-    pairs: NonNegativeInt = hyperparameter(500_000, search=[0, 100_000, 500_000], help="vectors that word pairs share; 0: no pairs"),
+    pairs: NonNegativeInt = hyperparameter(
+        500_000, search=[0, 100_000, 500_000], help="vectors that word pairs share; 0: no pairs"
+    ),
     dropout: Share = hyperparameter(0.5, search=(0.0, 0.7), help="share of words left out in training"),
 ) -> nn.Module:
     """The vectors of the words and pairs that occur, summed, then a linear head."""

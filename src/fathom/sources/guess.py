@@ -464,6 +464,8 @@ def _decides(column: Column, target: Column) -> bool:
 
 def _copies(column: Column, target: Column) -> bool:
     """Whether a column holds the same numbers as the target; a thousand rows settle nearly every other one."""
+    if isinstance(column, np.ndarray) or isinstance(target, np.ndarray):
+        return False
     if not _is_numeric(column) or not _is_numeric(target):
         return False
     return all(

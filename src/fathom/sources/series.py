@@ -104,6 +104,11 @@ class SeriesTable(Source):
         if self._like is not None:
             last = placed.ticks.max() + 1
             every = time.origins(placed, past, self.horizon, (last, last), known)["train"]
+            if not len(every):
+                raise DataError(
+                    f"{self.location} has {len(placed.ticks):,} moments, too few to read {past} and forecast "
+                    f"{self.horizon}. Give more rows."
+                )
             return {"test": every}
         found = time.origins(placed, past, self.horizon, self._cuts(placed), known)
         short = [name for name, rows in found.items() if not len(rows)]

@@ -104,6 +104,7 @@ def open_task(data: Any, tree: Mapping[str, Any], module: nn.Module | None = Non
                 "network.fingerprint": own.fingerprint(module),
             },
         )
+    tree = _with_settings(tree, Recipe.parse(tree).network)
     asked = Recipe.parse(tree)
     source = open_source(data, asked.data)
     prepared = prepare(source, _division(asked), asked.training.seed)
@@ -115,6 +116,23 @@ def open_task(data: Any, tree: Mapping[str, Any], module: nn.Module | None = Non
     recipe = _settle(recipe, prepared, asked.training.keep)
     _check_monitor(recipe.training.monitor, prepared)
     return Task(recipe, prepared, choice, module, _losses(losses, prepared.schema))
+
+
+def _with_settings(tree: Mapping[str, Any], network: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a network needs that must be known before the data are read, beneath what the user said.
+
+    Args:
+        tree: the user's recipe as nested tables.
+        network: its checked table, complete where it names a network of the registry.
+    """
+    name = network.get("name", OWN)
+    settings = networks[name].about.get("settings") if name != OWN else None
+    if settings is None:
+        return tree
+    wanted = {key: value for key, value in settings(network).items() if not plan.is_given(tree, key)}
+    if tree.get("stage") or any(plan.is_given(tree, key) for key in BUDGETS):
+        wanted = {key: value for key, value in wanted.items() if key not in BUDGETS}
+    return merge(tree, wanted)
 
 
 def _dotted(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,8 +288,11 @@ def network(task: Task, schema: Schema, role: str) -> nn.Module:
                 "This recipe was made for your own module; call fathom.fit(..., network=module) from Python."
             )
         return own.adopt(copy.deepcopy(task.module), schema, samples(task.prepared, schema))
-    made: nn.Module = networks[name].build(schema, role, **table)
-    return made
+    made: Any = networks[name].build(schema, role, **table)
+    if hasattr(made, "begin"):  # published weights; those of a saved run come from its folder
+        made.begin()
+    built: nn.Module = made
+    return built
 
 
 def samples(prepared: Prepared, schema: Schema) -> list[Tensor]:

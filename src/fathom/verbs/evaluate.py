@@ -11,15 +11,16 @@ import torch
 
 from fathom.analysis import evaluate as evaluation
 from fathom.analysis.baseline import baselines
+from fathom.analysis.language import writes
 from fathom.core.contract import Columns, Schema
 from fathom.core.errors import DataError, FathomError
-from fathom.core.prepare import Prepared, blocks, describe_row, encode, input_hashes, missing_groups
+from fathom.core.prepare import Prepared, blocks, describe_row, encode, input_hashes, missing_groups, windowed
 from fathom.core.recipe import Data
 from fathom.core.run import read_json
 from fathom.core.tensors import TensorSet
 from fathom.sources import open_source
 from fathom.verbs.assemble import open_task
-from fathom.verbs.judge import judge
+from fathom.verbs.judge import judge, judge_text, raw_rows
 from fathom.verbs.result import Run, load
 
 
@@ -63,7 +64,14 @@ def _other(run: Run, data: Any) -> dict[str, Any]:
     """Judge on all rows of other data."""
     schema, seed = run.schema, run.recipe.training.seed
     original = _original(run)
-    test, together, told = read_rows(run, data, original)
+    columns, test, together, told = read_rows(run, data, original)
+    if writes(schema):
+        parts, sets = ({"test": columns}, {"test": test})
+        if original is not None:
+            parts, sets = {**parts, "train": raw_rows(original, "train")}, {**sets, "train": original.sets["train"]}
+        results = judge_text(run.predictor, schema, parts, sets, seed, together)
+        results["evaluation_notes"] += [*([] if original is not None else [NO_BASELINE]), *told]
+        return {**results, "rows": len(test)}
     train = original.sets["train"] if original is not None else None
     fitted, notes = baselines(schema, train, test, seed) if train is not None else ({}, [NO_BASELINE])
     metric = evaluation.primary(schema, evaluation.class_shares(train if train is not None else test, schema))
@@ -76,11 +84,13 @@ def _other(run: Run, data: Any) -> dict[str, Any]:
 NO_BASELINE = "The training rows are gone or have changed, so there is no baseline."
 
 
-def read_rows(run: Run, data: Any, original: Prepared | None) -> tuple[TensorSet, np.ndarray | None, list[str]]:
+def read_rows(
+    run: Run, data: Any, original: Prepared | None
+) -> tuple[Columns, TensorSet, np.ndarray | None, list[str]]:
     """Other data, encoded by the run's fitted fields.
 
     Returns:
-        The rows that can be judged, which of them belong together (None where all are independent), and sentences about
+        The rows that can be judged, raw and encoded, which of them belong together (None where all are independent), and sentences about
         rows that were left out or had been learnt from.
 
     Raises:
@@ -88,21 +98,26 @@ def read_rows(run: Run, data: Any, original: Prepared | None) -> tuple[TensorSet
     """
     schema = run.schema
     options = Data(target=run.recipe.data.target or list(schema.targets), bad_rows=run.recipe.data.bad_rows)
-    columns = open_source(data, options, like=schema).columns()
+    source = open_source(data, options, like=schema)
+    columns = source.columns()
     notes = _check_columns(data, columns, schema)
+    whole = np.arange(columns.rows)
+    if windowed(schema):  # only moments with a whole history and forecast are rows
+        whole, notes = source.given_splits()["test"], [*notes, *source.notes()]
     schema = replace(schema, special={part: name for part, name in schema.special.items() if name in columns})
     rows, faults = encode(schema, columns)
     told = [describe_row(columns, schema, row, faults[row]) for row in sorted(faults)[:1]]
     if len(faults) > options.bad_rows * columns.rows:
         raise DataError(f"{len(faults)} of {columns.rows} rows cannot be judged: {told[0]}. Mend or remove them.")
-    kept = np.setdiff1d(np.arange(columns.rows), list(faults))
+    kept = np.setdiff1d(whole, list(faults))
     together = blocks(columns, schema, {"test": kept})
     notes += missing_groups(columns, schema)
     notes += [f"{len(faults)} rows are left out: {told[0]}"] if faults else []
     if original is not None:
         learnt = np.isin(input_hashes(columns, schema)[kept], original.hashes[original.splits["train"]]).sum()
         notes += [f"{learnt:,} of these rows were learnt from; the figures are too good."] if learnt else []
-    return rows.subset(torch.from_numpy(kept)), None if together is None else together[kept], notes
+    judged = rows.subset(torch.from_numpy(kept))
+    return columns.take(kept), judged, None if together is None else together[kept], notes
 
 
 def _check_columns(data: Any, columns: Columns, schema: Schema) -> list[str]:

@@ -126,8 +126,8 @@ def request(
 
 def _with_parts(data: Any, flags: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Data in memory for validation and test, which no recipe can hold, join the training data as parts of one mapping."""
-    plain = str | float | int | os.PathLike | None
-    parts = {part: flags[part] for part in ("valid", "test") if not isinstance(flags.get(part), plain)}
+    kinds = (str, float, int, os.PathLike, type(None))
+    parts = {part: flags[part] for part in ("valid", "test") if not isinstance(flags.get(part), kinds)}
     rest = {name: value for name, value in flags.items() if name not in parts}
     if parts and (data is None or isinstance(data, str | Path)):
         raise FathomError(

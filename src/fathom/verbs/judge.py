@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ def judge(prepared: Prepared, predictor: Predictor, seed: int) -> dict[str, Any]
     train, test = prepared.sets["train"], prepared.sets["test"]
     blocks = prepared.blocks[prepared.splits["test"]] if prepared.blocks is not None else None
     if language.writes(prepared.schema):
-        return _judge_text(prepared, predictor, seed, blocks)
+        texts = {part: raw_rows(prepared, part) for part in ("train", "test")}
+        results = judge_text(predictor, prepared.schema, texts, prepared.sets, seed, blocks)
+        return results if prepared.schema.inputs else {**results, "sample": written_sample(predictor, seed)}
     outputs = predictor.outputs(test)
     fitted, notes = baselines(prepared.schema, train, test, seed)
     metric = evaluate.primary(prepared.schema, evaluate.class_shares(train, prepared.schema))
@@ -42,15 +45,30 @@ def judge(prepared: Prepared, predictor: Predictor, seed: int) -> dict[str, Any]
     return results
 
 
-def _judge_text(prepared: Prepared, predictor: Predictor, seed: int, blocks: np.ndarray | None) -> dict[str, Any]:
-    """The test part of results.json where a text is written."""
-    told = language.written(predictor, prepared.columns, prepared.splits, prepared.sets)
-    test = prepared.sets["test"]
-    results = evaluate.results(told.outputs, told.baselines, test, prepared.schema, seed, told.metric, blocks)
+def raw_rows(prepared: Prepared, part: str) -> Columns:
+    """The raw fields of one part's rows."""
+    names = [name for item in prepared.schema.fields().values() for name in item.columns]
+    return prepared.columns.select(list(dict.fromkeys(names))).take(prepared.splits[part])
+
+
+def judge_text(
+    predictor: Predictor, schema: Schema, texts: Mapping[str, Columns], sets: Mapping[str, TensorSet],
+    seed: int, blocks: np.ndarray | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The test part of results.json where a text is written.
+
+    Args:
+        predictor: what is deployed.
+        schema: of its fields and of what is special.
+        texts: "test", and "train" where baselines can be learnt -> raw rows.
+        sets: the same, encoded.
+        seed: of the resampling.
+        blocks: test rows that are resampled together.
+    """
+    told = language.written(predictor, texts, sets)
+    results = evaluate.results(told.outputs, told.baselines, sets["test"], schema, seed, told.metric, blocks)
     results["evaluation_notes"] = results.pop("notes") + told.notes
     results["targets"][next(iter(told.outputs))]["examples"] = told.examples
-    if not prepared.schema.inputs:
-        results["sample"] = written_sample(predictor, seed)
     return results
 
 
