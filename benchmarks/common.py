@@ -3,7 +3,8 @@
 The preparation (`python benchmarks/common.py --data FOLDER --work mlp --rows 12000`) reads the data sets that
 FATHOM_DATA names once and writes plain numpy files, so that every tool reads the same bytes:
 
-    mnist-train-images.npy    (N, H, W, C) uint8; the same for `test`
+    mnist-train-inputs.npy    (N, H, W, C) uint8; the same for `test`
+    imdb-train-inputs.npy     (N, 256) int32 tokens, zeros after the end of a text
     mnist-train-labels.npy    (N,) int64
     mlp-weights.npz           first weights, named and laid out as in the state of an `nn.Sequential`
     mnist-12000-order.npy     (EPOCHS, rows) int64; row e is the order in which epoch e visits the rows
@@ -14,14 +15,18 @@ An adapter parses its command line and writes its result through `Measurement`.
 from __future__ import annotations
 
 import argparse
+import csv
 import gzip
 import io
 import json
 import os
+import re
 import resource
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,6 +40,10 @@ EPSILON = 1e-16
 CURVE_STEPS = 100
 EPOCHS = 20  # how many epochs of batch order are written
 SEED = 0
+# Tokens of a text. Fathom keeps 0 to 4 for itself, so the words begin at 5 for all tools; 2 to 4 never occur.
+VOCABULARY, LENGTH = 1000, 256
+PAD, UNKNOWN, FIRST_WORD = 0, 1, 5
+FILLER = VOCABULARY - 1  # no word: stands before the shorter texts where all rows are of one length
 
 
 class BenchmarkError(Exception):
@@ -43,14 +52,30 @@ class BenchmarkError(Exception):
 
 @dataclass(frozen=True)
 class Work:
-    """One network on one data set with one batch size."""
+    """One network on one data set with one batch size.
+
+    Args:
+        layers: as an `nn.Sequential` would list them.
+        parameters: of PyTorch's layers; Keras' LSTM has one bias where PyTorch's has two.
+        order: "shared", or "own" where each tool makes its batches as its users do, so that losses are not compared.
+        apart: tools that train other parameters, so that only the first loss must be equal.
+        without: tools that have no adapter for this work.
+    """
 
     name: str
     title: str
     data: str
     batch: int
-    layers: tuple[tuple, ...]  # as an `nn.Sequential` would list them
+    layers: tuple[tuple, ...]
     parameters: int
+    order: str = "shared"
+    apart: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether rows are tokens instead of pixels."""
+        return self.layers[0][0] == "embedding"
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -65,6 +90,13 @@ class Work:
                 inputs, outputs = sizes
                 shapes[f"{position}.weight"] = (outputs, inputs)
                 shapes[f"{position}.bias"] = (outputs,)
+            elif kind == "embedding":
+                shapes[f"{position}.weight"] = tuple(sizes)
+            elif kind == "lstm":
+                inputs, units = sizes
+                shapes[f"{position}.weight_ih_l0"] = (4 * units, inputs)
+                shapes[f"{position}.weight_hh_l0"] = (4 * units, units)
+                shapes[f"{position}.bias_ih_l0"] = shapes[f"{position}.bias_hh_l0"] = (4 * units,)
         return shapes
 
     def steps(self, rows: int) -> int:
@@ -109,6 +141,26 @@ WORKS = {
             ),
             parameters=167_562,
         ),
+        Work(
+            name="lstm",
+            title="IMDB, up to 256 of 1000 words, embedding 32, LSTM 32, dense 2; Adam 1e-3, batch 32; "
+            "each tool batches the texts in its own way",
+            data="imdb",
+            batch=32,
+            layers=(("embedding", VOCABULARY, 32), ("lstm", 32, 32), ("dense", 32, 2)),
+            parameters=40_514,
+            order="own",
+            without=("skorch",),
+        ),
+        Work(
+            name="lstm-fixed",
+            title="IMDB, exactly 256 of 1000 words, embedding 32, LSTM 32, dense 2; Adam 1e-3, batch 32",
+            data="imdb",
+            batch=32,
+            layers=(("embedding", VOCABULARY, 32), ("lstm", 32, 32), ("dense", 32, 2)),
+            parameters=40_514,
+            apart=("keras-tensorflow", "keras-torch"),
+        ),
     )
 }  # fmt: skip
 
@@ -120,7 +172,7 @@ def data_folder() -> Path:
     """The folder of data sets, named by FATHOM_DATA."""
     folder = os.environ.get("FATHOM_DATA")
     if not folder:
-        raise BenchmarkError("FATHOM_DATA is not set. Set it to the folder that holds `mnist` and `cifar10`.")
+        raise BenchmarkError("FATHOM_DATA is not set. Set it to the folder that holds the data sets.")
     return Path(folder)
 
 
@@ -153,7 +205,48 @@ def read_cifar10(split: str) -> tuple[numpy.ndarray, numpy.ndarray]:
     return images, table["label"].to_numpy().astype(numpy.int64)
 
 
-READERS = {"mnist": read_mnist, "cifar10": read_cifar10}
+def imdb_reviews(split: str) -> list[tuple[str, int]]:
+    """Texts and labels in a shuffled order, since the file is sorted by class."""
+    with gzip.open(data_folder() / "sentiment" / f"imdb_{split}.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        rows = [(row["text"], int(row["label"])) for row in csv.DictReader(file)]
+    return [rows[place] for place in numpy.random.default_rng(SEED).permutation(len(rows))]
+
+
+def words(text: str) -> list[str]:
+    """Words and runs of punctuation, in lower case."""
+    return re.findall(r"\w+|[^\w\s]+", text.lower())
+
+
+@cache
+def imdb_vocabulary() -> dict[str, int]:
+    """The most frequent words of the training texts, and their tokens."""
+    counts = Counter(word for text, _ in imdb_reviews("train") for word in words(text))
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return {word: token for token, word in enumerate(ranked[: FILLER - FIRST_WORD], FIRST_WORD)}
+
+
+def read_imdb(split: str) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """IMDB as (N, LENGTH) int32 tokens, the first of each text, and (N,) int64."""
+    vocabulary, reviews = imdb_vocabulary(), imdb_reviews(split)
+    tokens = numpy.full((len(reviews), LENGTH), PAD, numpy.int32)
+    for row, (text, _) in enumerate(reviews):
+        found = [vocabulary.get(word, UNKNOWN) for word in words(text)[:LENGTH]]
+        tokens[row, : len(found)] = found
+    return tokens, numpy.array([label for _, label in reviews])
+
+
+def text_lengths(tokens: numpy.ndarray) -> numpy.ndarray:
+    """(N,) int64, the tokens of each row."""
+    return (tokens != PAD).sum(1)
+
+
+def fixed(tokens: numpy.ndarray) -> numpy.ndarray:
+    """(N, LENGTH) the same texts with FILLER before the shorter ones, so that every row has LENGTH steps."""
+    places = numpy.arange(LENGTH) - (LENGTH - text_lengths(tokens))[:, None]
+    return numpy.where(places >= 0, numpy.take_along_axis(tokens, places.clip(0), 1), numpy.int32(FILLER))
+
+
+READERS = {"mnist": read_mnist, "cifar10": read_cifar10, "imdb": read_imdb}
 
 
 def first_weights(work: Work) -> dict[str, numpy.ndarray]:
@@ -161,7 +254,7 @@ def first_weights(work: Work) -> dict[str, numpy.ndarray]:
     generator = numpy.random.default_rng(SEED)
     weights, bound = {}, 0.0
     for name, shape in work.shapes.items():
-        if name.endswith("weight"):
+        if "weight" in name:
             bound = 1 / numpy.sqrt(numpy.prod(shape[1:]))
         weights[name] = generator.uniform(-bound, bound, shape).astype(numpy.float32)
     assert sum(weight.size for weight in weights.values()) == work.parameters
@@ -172,7 +265,7 @@ def prepare(work: Work, rows: int | None, folder: Path) -> int:
     """Write what is missing in `folder`, and return the number of training rows of this work."""
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "test"):
-        paths = [folder / f"{work.data}-{split}-{part}.npy" for part in ("images", "labels")]
+        paths = [folder / f"{work.data}-{split}-{part}.npy" for part in ("inputs", "labels")]
         if not all(path.exists() for path in paths):
             for path, array in zip(paths, READERS[work.data](split), strict=True):
                 numpy.save(path, array)
@@ -197,18 +290,22 @@ class Prepared:
         self.dtype = dtype
         self.weights = dict(numpy.load(folder / f"{work.name}-weights.npz"))
         self.order = numpy.load(folder / f"{work.data}-{rows}-order.npy")[:epochs]  # (epochs, rows)
-        self.images, self.labels, self.test_images, self.test_labels = (
+        self.inputs, self.labels, self.test_inputs, self.test_labels = (
             numpy.load(folder / f"{work.data}-{split}-{part}.npy", mmap_mode="r")
             for split in ("train", "test")
-            for part in ("images", "labels")
+            for part in ("inputs", "labels")
         )
-        self.images, self.labels = self.images[:rows], self.labels[:rows]
+        self.inputs, self.labels = self.inputs[:rows], self.labels[:rows]
+        if work.name == "lstm-fixed":
+            self.inputs, self.test_inputs = fixed(self.inputs), fixed(self.test_inputs)
 
-    def scaled(self, images: numpy.ndarray, channels_first: bool) -> numpy.ndarray:
-        """uint8 (N, H, W, C) to numbers between 0 and 1, as (N, C, H, W) or (N, H, W, C)."""
+    def ready(self, inputs: numpy.ndarray, channels_first: bool) -> numpy.ndarray:
+        """What a network reads: tokens as they are; pixels between 0 and 1, as (N, C, H, W) or (N, H, W, C)."""
+        if self.work.reads_text:
+            return numpy.array(inputs)
         if channels_first:
-            images = images.transpose(0, 3, 1, 2)
-        return numpy.divide(images, 255, out=numpy.empty(images.shape, self.dtype), dtype=self.dtype)
+            inputs = inputs.transpose(0, 3, 1, 2)
+        return numpy.divide(inputs, 255, out=numpy.empty(inputs.shape, self.dtype), dtype=self.dtype)
 
 
 class Measurement:

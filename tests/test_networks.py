@@ -93,7 +93,7 @@ def test_every_network_on_every_schema(name: str, kind: str) -> None:
     suits = networks[name].about["suits"](whole, 100)
     if module is None:
         assert suits == 0, refused
-        assert refused.startswith(f"The network '{name}' takes ")
+        assert refused.startswith(f"The network '{name}' ")
         return
     assert suits > 0 or name == "layers", "it takes what it says it does not suit"
     model = Model(schema, module)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -14,7 +15,17 @@ from fathom.core.recipe import Recipe
 from fathom.core.registry import fields, networks
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
-SMALLER = {"brain-mri-cnn": {"data.image": {"size": 32}, "data.limit": 60}, "brain-mri": {"data.limit": 60}}
+SHORT_TEXTS = {"data.text.length": 32, "training.batch": 8, "data.limit": 60, "data.text.vocabulary": 500}
+SMALLER = {
+    "brain-mri-cnn": {"data.image": {"size": 32}, "data.limit": 60},
+    "brain-mri": {"data.limit": 60},
+    "chat": SHORT_TEXTS,
+    "chat-lstm": SHORT_TEXTS,
+    "shakespeare": {"data.text.length": 32, "training.batch": 8, "data.limit": 60},
+    "shakespeare-lstm": {"data.text.length": 32, "training.batch": 8, "data.limit": 60},
+    "translation": {**SHORT_TEXTS, "data.limit": 200},
+    "translation-transformer": {**SHORT_TEXTS, "data.limit": 200, "network.width": 32},
+}
 PARAMETERS = {
     "digits-mlp": (109_386, (1, 28, 28), 10),
     "digits-cnn": (347_146, (1, 28, 28), 10),
@@ -22,13 +33,15 @@ PARAMETERS = {
     "cifar10-cnn": (167_562, (3, 32, 32), 10),
     "brain-mri-cnn": (132_129_794, (1, 256, 256), 2),
 }
+WORDS = {"sentiment-rnn": 34_178, "sentiment-lstm": 40_514, "sentiment-gru": 38_402}
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_runs_two_steps(path: Path, request: pytest.FixtureRequest) -> None:
     if path.name != "digits.toml" and 'location = "digits"' not in path.read_text("utf-8"):
         request.getfixturevalue("data_folder")
-    changes = {"data.limit": 300, "training.threads": 1, "training.steps": 2, **SMALLER.get(path.stem, {})}
+    quick = {"training.threads": 1, "training.precision": "float32", "training.steps": 2}  # no trial is made
+    changes = {"data.limit": 300, **quick, **SMALLER.get(path.stem, {})}
     if path.name == "digits.toml":
         request.getfixturevalue("data_folder")
     run = fathom.fit(path, **changes)
@@ -45,6 +58,25 @@ def test_the_overviews_networks_have_their_parameters(name: str) -> None:
     with torch.device("meta"):
         module = networks[recipe.network["name"]].build(schema(shape, classes), "model", **table)
     assert sum(p.numel() for p in module.parameters()) == count
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_the_overviews_recurrent_networks_have_their_parameters(name: str) -> None:
+    """1000 words x 32, and 32 units: PyTorch has two biases a gate where Keras has one, and an output for each class."""
+    recipe = Recipe.parse(Recipe.read(next(path for path in RECIPES if path.stem == name)))
+    text, label = fields["text"].make(["text"], **recipe.data.fields["text"]), fields["category"].make(["label"])
+    words = [f"word{i}" for i in range(1_200)]
+    text.fit([Columns({"text": pa.chunked_array([words])})])
+    label.fit([Columns({"label": np.arange(2)})])
+    table = {key: value for key, value in recipe.network.items() if key != "name"}
+    module = networks[recipe.network["name"]].build(Schema({"text": text}, {"label": label}), "model", **table)
+    assert sum(p.numel() for p in module.parameters()) == WORDS[name]
+
+
+def test_the_smallest_network_of_the_overviews_has_its_parameters() -> None:
+    """10-20-1."""
+    run = fathom.fit(next(path for path in RECIPES if path.stem == "two-layer"), **{"training.threads": 1, "training.steps": 2})
+    assert run.results["parameters"] == 241
 
 
 def schema(shape: tuple[int, ...], classes: int) -> Schema:

@@ -1,7 +1,8 @@
 """Keras 3 on the backend named by KERAS_BACKEND (tensorflow or torch): `model.fit` on numpy arrays.
 
 Keras reads arrays fastest in their own order, so the rows of each epoch are laid out in the shared order
-before its clock starts, and `fit` is called once an epoch with `shuffle=False`.
+before its clock starts, and `fit` is called once an epoch with `shuffle=False`. Texts of unequal length are arrays of
+one length as well, whose empty steps the embedding masks.
 """
 
 from __future__ import annotations
@@ -40,17 +41,31 @@ def network(work: Work, shape: tuple[int, ...]) -> keras.Model:
             layers.append(keras.layers.MaxPooling2D(sizes[0]))
         elif kind == "flatten":
             layers.append(keras.layers.Flatten())
-    return keras.Sequential([keras.layers.Input(shape), *layers])
+        elif kind == "embedding":
+            layers.append(keras.layers.Embedding(*sizes, mask_zero=work.name == "lstm"))
+        elif kind == "lstm":
+            layers.append(keras.layers.LSTM(sizes[1]))
+    return keras.Sequential([keras.layers.Input(shape, dtype="int32" if work.reads_text else None), *layers])
 
 
 def set_weights(model: keras.Model, weights: dict[str, numpy.ndarray]) -> None:
-    """Copy weights in PyTorch layout: kernels are transposed, rows after a flatten go from CHW to HWC."""
+    """Copy weights in PyTorch layout: kernels are transposed, rows after a flatten go from CHW to HWC.
+
+    The four gates of an LSTM stand in the same order; its one bias is the sum of PyTorch's two.
+    """
     values = iter(weights.values())
     flattened: tuple[int, ...] = ()
     for layer in model.layers:
         if isinstance(layer, keras.layers.Flatten):
             flattened = layer.input.shape[1:]  # (H, W, C)
         if not layer.weights:
+            continue
+        if isinstance(layer, keras.layers.Embedding):
+            layer.set_weights([next(values)])
+            continue
+        if isinstance(layer, keras.layers.LSTM):
+            kernel, recurrent = next(values).T, next(values).T
+            layer.set_weights([kernel, recurrent, next(values).astype(layer.dtype) + next(values)])
             continue
         kernel, bias = next(values), next(values)
         if isinstance(layer, keras.layers.Conv2D):
@@ -65,12 +80,12 @@ def set_weights(model: keras.Model, weights: dict[str, numpy.ndarray]) -> None:
         layer.set_weights([kernel, bias])
 
 
-def lay_out(data: Prepared, epoch: int, images: numpy.ndarray, labels: numpy.ndarray) -> None:
-    """Fill `images` and `labels` in the order of one epoch, a chunk at a time to spare memory."""
+def lay_out(data: Prepared, epoch: int, inputs: numpy.ndarray, labels: numpy.ndarray) -> None:
+    """Fill `inputs` and `labels` in the order of one epoch, a chunk at a time to spare memory."""
     order = data.order[epoch]
     for start in range(0, len(order), LAYOUT_CHUNK):
         rows = order[start : start + LAYOUT_CHUNK]
-        images[start : start + len(rows)] = data.scaled(data.images[rows], channels_first=False)
+        inputs[start : start + len(rows)] = data.ready(data.inputs[rows], channels_first=False)
         labels[start : start + len(rows)] = data.labels[rows]
 
 
@@ -105,9 +120,10 @@ def main() -> None:
     limit_threads(measurement.threads)
     data = measurement.data
     keras.config.set_floatx(data.dtype)
-    images, labels = numpy.empty(data.images.shape, data.dtype), numpy.array(data.labels)
-    lay_out(data, 0, images, labels)
-    model = network(measurement.work, images.shape[1:])
+    dtype = data.inputs.dtype if measurement.work.reads_text else data.dtype
+    inputs, labels = numpy.empty(data.inputs.shape, dtype), numpy.array(data.labels)
+    lay_out(data, 0, inputs, labels)
+    model = network(measurement.work, inputs.shape[1:])
     set_weights(model, data.weights)
     model.compile(
         keras.optimizers.Adam(LEARNING_RATE, *BETAS, EPSILON),
@@ -118,11 +134,11 @@ def main() -> None:
 
     for epoch in range(measurement.epochs):
         if epoch:
-            lay_out(data, epoch, images, labels)
-        model.fit(images, labels, measurement.work.batch, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
+            lay_out(data, epoch, inputs, labels)
+        model.fit(inputs, labels, measurement.work.batch, epochs=1, shuffle=False, verbose=0, callbacks=callbacks)
 
     measurement.trained()
-    answers = model.predict(data.scaled(data.test_images, channels_first=False), batch_size=1000, verbose=0)
+    answers = model.predict(data.ready(data.test_inputs, channels_first=False), batch_size=1000, verbose=0)
     measurement.write(answers.argmax(1))
 
 

@@ -21,8 +21,8 @@ class Classifier(pytorch_lightning.LightningModule):
         self.criterion = nn.CrossEntropyLoss()
 
     def training_step(self, batch, index):
-        images, labels = batch
-        loss = self.criterion(self.module(images), labels)
+        inputs, labels = batch
+        loss = self.criterion(self.module(inputs), labels)
         self.log("loss", loss, on_step=False, on_epoch=True)
         return loss
 

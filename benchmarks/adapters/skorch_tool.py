@@ -32,7 +32,7 @@ def main() -> None:
     measurement = Measurement("skorch", ("skorch", "torch"))
     set_up(measurement)
     data = measurement.data
-    images, labels = data.scaled(data.images, channels_first=True), numpy.array(data.labels)
+    inputs, labels = data.ready(data.inputs, channels_first=True), numpy.array(data.labels)
     net = NeuralNetClassifier(
         network(data),
         criterion=nn.CrossEntropyLoss,
@@ -50,7 +50,7 @@ def main() -> None:
     net.initialize()
     measurement.prepared()
 
-    net.partial_fit(images, labels)
+    net.partial_fit(inputs, labels)
 
     measurement.trained()
     measurement.write(test_answers(net.module_, data))

@@ -21,9 +21,9 @@ def main() -> None:
         measurement.epoch_begins()
         model.train()
         running_loss = 0.0
-        for images, labels in loader:
+        for inputs, labels in loader:
             optimizer.zero_grad()
-            loss = criterion(model(images), labels)
+            loss = criterion(model(inputs), labels)
             loss.backward()
             optimizer.step()
             running_loss += loss.item() * len(labels)

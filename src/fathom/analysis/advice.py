@@ -171,7 +171,7 @@ def weigh_classes(evidence: Evidence) -> Advice | None:
 def cross_validate(evidence: Evidence) -> Advice | None:
     """So few test rows that the interval says little."""
     rows = evidence.results.get("splits", {}).get("test")
-    if not rows or rows >= 200 or IN_PIECES == evidence.results.get("task") or evidence.results.get("members"):
+    if not rows or rows >= 200 or evidence.results.get("task") == IN_PIECES or evidence.results.get("members"):
         return None
     why = f"Only {count_text(rows, 'row')} could be tested. Folds test every row once and narrow the interval."
     return Advice("Cross-validate", why, evidence.repeat("training.folds=5"))
@@ -180,7 +180,7 @@ def cross_validate(evidence: Evidence) -> Advice | None:
 def gather_rows(evidence: Evidence) -> Advice | None:
     """So few training rows that more of them is the best remedy."""
     rows = evidence.results.get("splits", {}).get("train")
-    if not rows or rows >= 500 or IN_PIECES == evidence.results.get("task"):
+    if not rows or rows >= 500 or evidence.results.get("task") == IN_PIECES:
         return None
     why = f"There were {count_text(rows, 'training row')}. No setting does as much as more rows."
     return Advice("Gather more data", why)

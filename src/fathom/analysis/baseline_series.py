@@ -5,9 +5,10 @@
     last value           every moment ahead is like the last known one; of returns it is 0, the last price
     seasonal naive       like the value one season before (a day, a week, a year)
     ridge on the past    each moment ahead a weighted sum of the moments seen, less and plus the last one (NLinear of Zeng
-                         et al. 2023, in closed form), and of the mean of its place in the season; one set of weights for
-                         all columns where they are many. The penalty is chosen on the training rows by generalized cross
-                         validation (Golub, Heath & Wahba 1979)
+                         et al. 2023, in closed form), and of the mean of its place in the season. Whether the series
+                         returns to a level or drifts, the last fifth of the training rows decides. One set of weights
+                         for all columns where they are many; the penalty is chosen on the training rows by generalized
+                         cross validation (Golub, Heath & Wahba 1979)
     gradient boosting    of one column beside others: its lags, the others and the moments ahead as a feature
 
 Outputs are standardized like a network's. With quantiles, the quantiles of the training errors stand around each
@@ -17,7 +18,7 @@ forecast. In comments: N rows, B of a chunk, M moments, T seen, H ahead, K colum
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -33,6 +34,7 @@ CLIP = 10.0  # deviations beyond which another channel is cut: an entry error wo
 VALUES = 2**24  # numbers of windows at once
 WORK = 2**35  # multiplications of the regression
 PENALTIES = 10.0 ** np.arange(-7, 2)  # of ridge, in units of the mean square of a feature summed over the rows
+LEARNT = 0.8  # of the training rows, while the others decide whether levels count
 LAGS = 24  # of boosting
 PAIRS = 30_000  # pairs of row and moment ahead that boosting learns from
 ANSWERS = 2_000_000  # pairs that it answers at most
@@ -262,65 +264,89 @@ class Ridge:
     Args:
         task: what is forecast.
         profile: (S, K) seasonal means, or None.
-        weights: (1 or K, F, H).
+        level: whether the last value and its distance from the seasonal mean count, not only what changes.
+        weights: (1 or K, F, H) of the `features`.
         seasonal: (1 or K, H) weight of the seasonal mean.
     """
 
     task: Task
     profile: np.ndarray | None
+    level: bool
     weights: np.ndarray
     seasonal: np.ndarray
 
     @staticmethod
     def fit(task: Task, moments: Moments, profile: np.ndarray | None, seed: int) -> Ridge:
-        """From the training rows whose moments ahead are all known, drawn by the seed where they are many.
+        """From the training rows; whether levels count is decided on the last of them.
 
         Raises:
             ValueError: too few rows; the text says so.
         """
+        cut = int(LEARNT * len(moments.rows))
+        early = replace(moments, rows=moments.rows[: max(cut - task.ahead, 0)])
+        late = drawn(moments.rows[cut:], ERRORS, seed)
+        level = False
+        if not task.item.returns and len(early.rows) > task.past and len(late):
+            drifting, steady = (Ridge.of(task, early, profile, kind, seed).error(moments, late) for kind in (False, True))
+            level = steady < drifting
+        return Ridge.of(task, moments, profile, level, seed)
+
+    @staticmethod
+    def of(task: Task, moments: Moments, profile: np.ndarray | None, level: bool, seed: int) -> Ridge:
+        """From the rows whose moments ahead are all known, drawn by the seed where they are many."""
         columns = len(task.item.columns)
         sets = 1 if columns > SHARED else columns
-        width = features(task, moments, moments.rows[:1]).shape[2]
+        width = features(task, moments, moments.rows[:1], level).shape[2]
         most = WORK // (columns * width * (width + 2 * task.ahead))
         rows = drawn(moments.rows, max(most, 1), seed)
         grams = [Gram(width, task.ahead) for _ in range(sets)]
         for part in task.chunks(rows):
             base = task.base(task.seen(moments, part))  # (B, 1, K)
-            given, wanted = features(task, moments, part), task.coming(moments, part) - base
-            means = seasonal(task, profile, part, base)  # (B, H, K)
+            given, wanted = features(task, moments, part, level), task.coming(moments, part) - base
+            means = seasonal(task, profile, part, base if level else None)  # (B, H, K)
             for k in range(columns):
                 whole = ~np.isnan(wanted[..., k]).any(1)
                 grams[k % sets].add(given[whole, k], means[whole, :, k], wanted[whole, :, k])
         if min(gram.rows for gram in grams) <= 2:
             raise ValueError("too few training rows have all of their moments ahead")
         solved = [gram.solve() for gram in grams]
-        return Ridge(task, profile, np.stack([one for one, _ in solved]), np.stack([other for _, other in solved]))
+        return Ridge(task, profile, level, np.stack([one for one, _ in solved]), np.stack([other for _, other in solved]))
 
     def answer(self, moments: Moments, rows: np.ndarray) -> np.ndarray:
         """(B, H, K)."""
         base = self.task.base(self.task.seen(moments, rows))
-        given = features(self.task, moments, rows).astype(np.float64)  # (B, K, F)
-        means = seasonal(self.task, self.profile, rows, base)
+        given = features(self.task, moments, rows, self.level).astype(np.float64)  # (B, K, F)
+        means = seasonal(self.task, self.profile, rows, base if self.level else None)
         sets = len(self.weights)
         ahead = [given[:, k] @ self.weights[k % sets] for k in range(given.shape[1])]  # (B, H) each
         return base + np.stack(ahead, 2) + means * self.seasonal.T
 
+    def error(self, moments: Moments, rows: np.ndarray) -> float:
+        """Mean squared error; nan where nothing is known."""
+        wrong = [self.answer(moments, part) - self.task.coming(moments, part) for part in self.task.chunks(rows)]
+        each = np.concatenate(wrong)
+        known = ~np.isnan(each)
+        return float((each[known] ** 2).mean()) if known.any() else float("nan")
 
-def features(task: Task, moments: Moments, rows: np.ndarray) -> np.ndarray:
-    """(B, K, F): the moments seen less the last one, that one, a 1, and the other channels now if weights are not shared."""
+
+def features(task: Task, moments: Moments, rows: np.ndarray, level: bool) -> np.ndarray:
+    """(B, K, F): the moments seen less the last one, a 1, and the last one itself where levels count."""
     past = task.seen(moments, rows)  # (B, T, K)
-    parts = [(past - task.base(past)).transpose(0, 2, 1), past[:, -1, :, None], np.ones((*past[:, -1].shape, 1))]
-    if past.shape[2] <= SHARED and moments.others.shape[1]:
-        now = np.nan_to_num(moments.others[rows])[:, None]  # (B, 1, O)
-        parts.append(now.repeat(past.shape[2], 1))
+    moved = (past - task.base(past)).transpose(0, 2, 1)
+    parts = [moved, np.ones_like(moved[..., :1]), *([past[:, -1, :, None]] if level else [])]
     return np.concatenate(parts, 2)
 
 
-def seasonal(task: Task, profile: np.ndarray | None, rows: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """(B, H, K) the mean of the place in the season of each moment ahead, less the base; 0 without a profile."""
+def seasonal(task: Task, profile: np.ndarray | None, rows: np.ndarray, base: np.ndarray | None) -> np.ndarray:
+    """(B, H, K) the mean of the place in the season of each moment ahead, less the base (B, 1, K), or less the mean of now.
+
+    0 without a profile.
+    """
     if profile is None:
-        return np.zeros((len(rows), task.ahead, base.shape[2]))
-    return profile[(rows[:, None] + np.arange(1, task.ahead + 1)) % len(profile)] - base
+        return np.zeros((len(rows), task.ahead, len(task.item.columns)))
+    places = rows[:, None] + np.arange(task.ahead + 1)  # (B, 1 + H)
+    means = profile[places % len(profile)]
+    return means[:, 1:] - (means[:, :1] if base is None else base)
 
 
 class Gram:
@@ -394,7 +420,7 @@ class Boosted:
     def fit(task: Task, moments: Moments, profile: np.ndarray | None, seed: int) -> Boosted:
         """From pairs of training row and moment ahead, drawn by the seed."""
         from sklearn.ensemble import HistGradientBoostingRegressor
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         pairs = drawn(np.arange(len(moments.rows) * task.ahead), PAIRS, seed)
         rows, steps = moments.rows[pairs // task.ahead], pairs % task.ahead + 1

@@ -5,6 +5,7 @@
     curves(evidence)                         loss, validation metric and learning rate over the epochs
     reliability_chart, confidence_chart      can the confidence of a target be trusted?
     scatter_chart                            the answers of a number against its truths
+    stretch_charts, horizon_chart            forecasts beside what came; their errors by moments ahead
     confusion(target)                        the matrix of a category, and its most confused classes
 
 A chart holds at most `EPOCHS` or `POINTS` points and a matrix `MATRIX` classes, so that a page stays small.
@@ -99,6 +100,7 @@ class Chart:
         summary: the same in words, for those who do not see it.
         x, y: ticks (place, text).
         lines: (name, style, path of an SVG).
+        areas: closed paths, drawn faintly behind the lines.
         bars: (left, top, width, height).
         dots: paths of zero-length strokes; several, so that dots that lie on each other grow darker.
         marks: (place, text) of vertical lines.
@@ -117,6 +119,7 @@ class Chart:
     x_label: str = ""
     y_label: str = ""
     shape: str = "wide"
+    areas: list[str] = field(default_factory=list)
 
 
 def path(points: Iterable[tuple[float, float] | None]) -> str:
@@ -295,6 +298,71 @@ def scatter_chart(target: Table) -> Chart | None:
         x_label="truth",
         y_label="answer",
         shape="square",
+    )
+
+
+def stretch_charts(target: Table) -> list[Chart]:
+    """Forecasts beside what came, a chart for each step ahead that was kept; with a band where there are quantiles."""
+    shown = target.get("stretch") or {}
+    return [chart for line in shown.get("lines", []) if (chart := _stretch_chart(shown.get("column"), line)) is not None]
+
+
+def _stretch_chart(column: Any, line: Table) -> Chart | None:
+    parts = {name: [finite(value) for value in line.get(name) or []] for name in ("truth", "answer", "low", "high")}
+    values = [value for part in parts.values() for value in part if value is not None]
+    count = len(parts["answer"])
+    if not values:
+        return None
+    y = Axis.around(values)
+
+    def places(name: str) -> list[tuple[float, float] | None]:
+        return [None if v is None else (100 * i / max(count - 1, 1), y.at(v)) for i, v in enumerate(parts[name])]
+
+    low, high = ([place for place in places(name) if place is not None] for name in ("low", "high"))
+    lines = [("What came", "quiet", path(places("truth"))), ("Forecast", "strong", path(places("answer")))]
+    ahead = count_text(int(line["step"]), "moment")
+    return Chart(
+        f"{column}, {ahead} ahead",
+        f"{column} over the last {count_text(count, 'test moment')} and the forecasts made {ahead} before.",
+        epoch_ticks(count),
+        y.ticks(number_text),
+        lines,
+        x_label="Moment" + (", with the band of the outermost quantiles" if low else ""),
+        areas=[path([*high, *reversed(low)]) + "Z"] if low and high else [],
+    )
+
+
+def horizon_chart(target: Table) -> Chart | None:
+    """Error by moments ahead: the network, the last value and the best other baseline."""
+    lines = target.get("horizons") or []
+    if len(lines) < 2:
+        return None
+    steps = [int(line["step"]) for line in lines]
+    found: dict[str, list[float | None]] = {
+        name: [finite(line.get(name, {}).get("rmse")) for line in lines] for name in lines[0] if name != "step"
+    }
+    totals = {n: sum(v for v in part if v is not None) for n, part in found.items() if any(v is not None for v in part)}
+    if "network" not in totals:
+        return None
+    others = sorted((name for name in totals if name not in ("network", target.get("against"))), key=lambda name: totals[name])
+    styles = {str(target.get("against")): "dashed", **dict.fromkeys(others[:1], "quiet"), "network": "strong"}
+    shown = {name: style for name, style in styles.items() if name in totals}
+    y = Axis.around([0.0, *(value for name in shown for value in found[name] if value is not None)])
+    last = steps[-1]
+
+    def places(name: str) -> list[tuple[float, float] | None]:
+        pairs = zip(steps, found[name], strict=True)
+        return [None if value is None else (_epoch_at(step, last), y.at(value)) for step, value in pairs]
+
+    words = "; ".join(f"{name} {number_text(found[name][0])} to {number_text(found[name][-1])}" for name in shown)
+    return Chart(
+        "Error by moments ahead",
+        f"RMSE from the first to the last moment ahead: {words}.",
+        epoch_ticks(last),
+        y.ticks(number_text),
+        [(name.capitalize(), style, path(places(name))) for name, style in shown.items()],
+        x_label="Moments ahead",
+        y_label="RMSE",
     )
 
 

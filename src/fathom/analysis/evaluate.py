@@ -58,7 +58,7 @@ ONE_BLOCK = "All rows belong to one group or one moment, so intervals take them 
 COUNTED = ("accuracy", "balanced_accuracy", "exact_match", "precision", "recall", "specificity", "f1")
 AREAS = ("auroc", "auprc")
 BOUNDED = {*COUNTED, *AREAS}
-POINTS = ("bleu", "chrf")  # 0 to 100
+HUNDREDS = ("bleu", "chrf")  # 0 to 100
 PROPORTION = {"category": "accuracy", "labels": "exact_match"}  # the share of rows that are right
 
 
@@ -342,6 +342,12 @@ def results(
     weight = row_weights(data)
     shares = class_shares(data, schema)
     others = [name for target in list(schema.targets)[1:] if (name := _deciding(schema, shares, target)) in test]
+    targets = {
+        name: _details(item, network[name], encoded(data, name), weight, seed)
+        if item.kind != "forecast"
+        else forecast.details(name, schema, network, baselines, data, seed, blocks)
+        for name, item in schema.targets.items()
+    }
     return {
         "test": _plain_table(test),
         "baseline": {name: _plain_table(table) for name, table in tables.items()},
@@ -350,14 +356,9 @@ def results(
         "others": others,
         "better": better(tables, differences, metric),
         "verdict": verdicts(tables, differences, [metric, *others]),
-        "targets": {
-            name: _details(item, network[name], encoded(data, name), weight, seed)
-            if item.kind != "forecast"
-            else forecast.details(name, schema, network, baselines, data, seed, blocks)
-            for name, item in schema.targets.items()
-        },
+        "targets": targets,
         "mistakes": mistakes(network, data, schema),
-        "notes": notes,
+        "notes": [*notes, *forecast.remarks(targets, blocks)],
     }
 
 
@@ -510,7 +511,7 @@ def pooled(tables: Sequence[Mapping[str, Mapping[str, float]]], folds: bool) -> 
     for name, mean in means.items():
         metric = _plain(name)
         bottom = -math.inf if metric == "r2" else 0.0
-        top = 1.0 if metric in BOUNDED | {"ece", "r2"} else 100.0 if metric in POINTS else math.inf
+        top = 1.0 if metric in BOUNDED | {"ece", "r2"} else 100.0 if metric in HUNDREDS else math.inf
         mean["low"], mean["high"] = max(bottom, mean["low"]), min(top, mean["high"])
     return means
 

@@ -36,6 +36,7 @@ from fathom.core.tensors import Batch, TensorSet
 from fathom.fields.series import Forecast, Series
 
 NAIVE = ("last value", "last price", "seasonal naive", "mean return")
+FEW = 20  # stretches of time, below which resampling them says little
 SHOWN = 8  # steps ahead of which errors are told
 STRETCH = 200  # moments of a picture
 COST = 0.0005  # of the money that is moved: 5 basis points
@@ -95,6 +96,21 @@ def details(
         found["direction"] = direction(answer[:, 0, 0], truth[:, 0, 0])
         found["trading"] = trade(answer[:, 0, 0].numpy(), truth[:, 0, 0].numpy(), *a_year(schema))
     return found
+
+
+def remarks(targets: Mapping[str, Line], blocks: np.ndarray | None) -> list[str]:
+    """Sentences that stand beside the result: whether prices were foretold, and intervals on few stretches of time.
+
+    Args:
+        targets: name -> details.
+        blocks: (N,) rows of one number are resampled together.
+    """
+    forecasts = [found for found in targets.values() if found["kind"] == "forecast"]
+    told = [found["judgment"] for found in forecasts if found["returns"] and "judgment" in found]
+    stretches = 0 if blocks is None else len(np.unique(blocks))
+    if forecasts and 1 < stretches < FEW:
+        told.append(f"Intervals rest on {stretches} stretches of time only, and may be too narrow.")
+    return told
 
 
 def errors(item: Forecast, output: Tensor, target: Tensor) -> Tensor:
@@ -157,7 +173,7 @@ def skill(loss: Tensor, naive: Tensor, seed: int, blocks: np.ndarray | None, con
         confidence: of the interval.
     """
     both = ~(loss.isnan() | naive.isnan())
-    parts = torch.stack([loss, naive], 1)[both]  # (N, 2)
+    parts = torch.stack([loss, naive], 1)[both].double()  # (N, 2)
     if blocks is not None:
         blocks = blocks[both.numpy()] if len(np.unique(blocks[both.numpy()])) > 1 else None
     if not len(parts) or not float(parts[:, 1].sum()):

@@ -34,8 +34,10 @@ from fathom.analysis.charts import (
     confidence_chart,
     confusion,
     curves,
+    horizon_chart,
     reliability_chart,
     scatter_chart,
+    stretch_charts,
     thin,
 )
 from fathom.analysis.evidence import (
@@ -79,6 +81,7 @@ LIMIT = 1_000_000  # bytes of a report
 # (bytes of pictures, targets shown), tried in turn until the page is under the limit.
 BUDGETS = ((600_000, 12), (150_000, 12), (0, 3), (0, 1))
 MODELS, METRICS, COLUMNS, MISTAKES, VALUES, CLASSES = 12, 40, 24, 24, 8, 200
+ERRORS = ("rmse", "mae", "rmse_to", "mae_to")  # of a forecast at each step ahead
 FIELDS, LAYERS, NOTES, ENTRIES, RIVALS, TEXT = 40, 200, 40, 80, 8, 60_000
 EXAMPLES, SAMPLE = 12, 2_000
 
@@ -370,10 +373,76 @@ def target_view(name: str, target: Table) -> dict[str, Any]:
         "reliability": [chart for chart in (reliability_chart(target), confidence_chart(target)) if chart],
         "calibration": _calibration_sentence(target),
         "scatter": scatter_chart(target),
+        "forecast": forecast_view(target),
         "written": target.get("kind") == "text",
         "examples": examples(target),
         **class_rows(target),
     }
+
+
+def forecast_view(target: Table) -> dict[str, Any] | None:
+    """Sentences, charts and tables of a forecast; None for other targets."""
+    lines = list(target.get("horizons") or [])
+    if not lines:
+        return None
+    names = [name for name in lines[0] if name != "step"]
+    judgment = None if target.get("returns") else target.get("judgment")  # that of prices stands beside the result
+    return {
+        "says": [text for text in (judgment, _test_sentence(target), _direction_sentence(target)) if text],
+        "charts": [chart for chart in (*stretch_charts(target), horizon_chart(target)) if chart is not None],
+        "names": names[:MODELS],
+        "horizons": [
+            {"step": line["step"], "cells": [[number_text(line[n].get(k)) for k in ERRORS] for n in names[:MODELS]]}
+            for line in lines
+        ],
+        "trading": _trading(target.get("trading")),
+    }
+
+
+def _test_sentence(target: Table) -> str:
+    """What the test of Diebold and Mariano says."""
+    test = target.get("test")
+    if not test:
+        return ""
+    p = finite(test.get("p"))
+    found = "smaller" if test["statistic"] < 0 else "larger"
+    sure = "" if p is not None and p < 0.05 else ", which chance alone may explain"
+    shown = "below 0.001" if p is not None and p < 0.001 else f"= {number_text(round(p, 3) if p is not None else None)}"
+    return f"Its squared errors are {found} than those of the {test['against']} (Diebold and Mariano: p {shown}){sure}."
+
+
+def _direction_sentence(target: Table) -> str:
+    """How often the sign of a return was right, beside always saying "up"."""
+    found = target.get("direction")
+    if not found:
+        return ""
+    span = f"95 % interval {percent(found['low'])} to {percent(found['high'])}"
+    return (
+        f"The direction of the next return was right in {percent(found['value'])} of {count_text(found['rows'], 'moment')} "
+        f"({span}); always saying 'up' is right in {percent(found['rises'])}."
+    )
+
+
+def _trading(found: Table | None) -> dict[str, Any] | None:
+    """The stated rule beside buying and holding."""
+    if not found:
+        return None
+    rows = [
+        {
+            "name": name,
+            "return": percent(found[key].get("return")),
+            "volatility": percent(found[key].get("volatility")),
+            "sharpe": metric_text("sharpe", found[key].get("sharpe")),
+        }
+        for name, key in (("The rule", "rule"), ("Buy and hold", "hold"))
+    ]
+    says = (
+        f"The rule: hold where the forecast of the next return is positive, else hold nothing; each of its "
+        f"{count_text(found['changes'], 'change')} costs {10_000 * found['cost']:g} basis points. It was invested in "
+        f"{percent(found['invested'])} of {count_text(found['rows'], 'moment')}, of which a year has {found['year']:,.0f} "
+        f"({found['moment']}). What a rule earned in the past says little about what it will earn."
+    )
+    return {"rows": rows, "says": says}
 
 
 def _calibration_sentence(target: Table) -> str:
@@ -421,7 +490,7 @@ def mistakes(results: Table, budget: int) -> dict[str, Any]:
         values = [(str(name), shorten(value, 60)) for name, value in (item.get("values") or {}).items()]
         cards.append(
             {
-                **only(item, "row", "name", "target", "truth", "answer", "confidence"),
+                **only(item, "row", "name", "target", "truth", "answer", "confidence", "at"),
                 "shown": values[:VALUES],
                 "more_values": max(0, len(values) - VALUES),
                 "picture": picture,

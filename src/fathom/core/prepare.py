@@ -265,11 +265,14 @@ def _splits(
     notes = split.check_given(given, hashes, {k: v for k, v in names.items() if v})
     if data.fold is not None:
         _refuse_folds(schema, data)
-        if "test" in given:
+        if "test" in given and not windowed(schema):
             notes.append(
                 f"The given test split ({len(given['test']):,} rows) is set aside: no fold learns from it or is judged on it."
             )
-        given = _one_fold(data.fold, given, unit, strata, seed)
+        if windowed(schema):
+            given = _walked(data.fold, given, codes(columns, schema.special.get("time")), schema)
+        else:
+            given = _one_fold(data.fold, given, unit, strata, seed)
     defaults = {"validation": split.VALIDATION, "test": split.TEST}
     shares = {
         name: value if isinstance(value := getattr(data, name), float) else defaults[name]
@@ -297,11 +300,10 @@ def _refuse_folds(schema: Schema, data: Data) -> None:
         raise DataError(
             f"data.fold = {list(data.fold)} is not allowed: write [k, K], the k-th of K parts, from 1 to K."
         )
-    if "time" in schema.special or windowed(schema):
-        order = f"'{schema.special['time']}' (data.time)" if "time" in schema.special else "their place in the series"
+    if "time" in schema.special and not windowed(schema):
         raise DataError(
-            f"Folds shuffle the rows, but {order} orders them: a fold would be judged on what came before the rows that "
-            "were learnt. Leave training.folds out; the last rows are then the test."
+            f"Folds shuffle the rows, but '{schema.special['time']}' (data.time) orders them: a fold would be judged on what "
+            "came before the rows that were learnt. Leave training.folds out; the last rows are then the test."
         )
     if isinstance(data.test, float):
         raise DataError(
@@ -319,6 +321,21 @@ def _one_fold(
     rows = given.get("train", np.setdiff1d(np.arange(len(unit)), np.concatenate(others) if others else []))
     held = split.folds(unit[rows], count, seed, None if strata is None else strata[rows])[number - 1]
     return {**given, "train": np.delete(rows, held), "test": rows[held]}
+
+
+def _walked(
+    fold: tuple[int, int], given: Mapping[str, Index], moments: np.ndarray | None, schema: Schema
+) -> dict[str, Index]:
+    """One of K stretches of a series as the test, and what came before it to learn from (`split.walk_forward`)."""
+    number, count = fold
+    rows = np.sort(np.concatenate(list(given.values())))
+    past, ahead = (
+        max((item.window[1] for item in part.values() if item.window), default=1)
+        for part in (schema.inputs, schema.targets)
+    )
+    moment = rows if moments is None else moments[rows].astype(np.int64)
+    parts = split.walk_forward(moment, count, ahead, past)[number - 1]
+    return {name: rows[index] for name, index in zip(PARTS, parts, strict=True)}
 
 
 def _divided(

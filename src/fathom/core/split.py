@@ -13,6 +13,7 @@ moment stay together.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 
@@ -236,7 +237,7 @@ def walk_forward(
     first, last = int(rows.min()), int(rows.max()) + 1
     cuts = np.linspace(first, last, count + 2).round().astype(np.int64)[1:]
     made = []
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, stop in pairwise(cuts):
         middle = start - max(1, round(validation * (start - first)), horizon)
         test = np.flatnonzero((rows >= start) & (rows < stop))
         held = np.flatnonzero((rows >= middle) & (rows + horizon <= start))

@@ -34,6 +34,7 @@ from fathom.networks.sequence import pool, pooled_width, present
 from fathom.networks.transformer import Block, places_of
 
 Share = Annotated[float, Field(ge=0, lt=1)]
+Pooling = Literal["mean", "first", "max", "mean_max"]
 SLOWER = 0.03  # rate of the encoder as a multiple of the head's: 3e-5 beside 1e-3
 PROJECTED = ("query", "key", "value")
 FALL = 0.9  # of the rate from one block to the one below (Sun et al. 2019 found 0.95 and less to forget least)
@@ -209,7 +210,7 @@ class Pretrained(nn.Module):
         tune: "head" or "all"; `rates` follow from it.
     """
 
-    def __init__(self, schema: Schema, pooling: str, dropout: float, tune: str) -> None:
+    def __init__(self, schema: Schema, pooling: Pooling, dropout: float, tune: str) -> None:
         super().__init__()
         items = list(schema.inputs.values())
         self.place = next(i for i, item in enumerate(items) if item.kind == "text")
@@ -218,8 +219,8 @@ class Pretrained(nn.Module):
         self.checksums: dict[str, str] = item.state["encoder"]["files"]
         config = item.state["encoder"]["config"]
         self.encoder: Any = Bert(config) if is_bert(config) else Foreign(config, item.state["vocabulary"]["shift"])
-        self.pooling: Any = pooling
-        width = config["hidden_size"] if pooling == "first" else pooled_width(config["hidden_size"], self.pooling)
+        self.pooling: Pooling = pooling
+        width = config["hidden_size"] if pooling == "first" else pooled_width(config["hidden_size"], pooling)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)  # one scale for every encoder, so that one rate fits
         self.dropout = nn.Dropout(dropout)
         beside = sum(math.prod(other.shape) for i, other in enumerate(items) if i != self.place)
@@ -268,7 +269,9 @@ def rates_of(encoder: nn.Module, tune: str) -> dict[str, float]:
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """The tokens are the encoder's own, which must be known before the data are read; the budget follows from `tune`."""
     head = options["tune"] == "head"
+    way = {"training.precision": "float32"} if head else {}  # of the head; features are never computed in less
     return {
+        **way,
         "data.text.level": "pretrained",
         "data.text.weights": published.absolute(options["weights"]),
         "data.text.length": 256,
@@ -298,7 +301,7 @@ def pretrained(
     *,
     weights: str = hyperparameter("minilm", help="minilm, a folder in Hugging Face layout, or owner/name on the hub"),
     tune: Literal["head", "all"] = hyperparameter("head", help="what learns, where no [[stage]] table says so"),
-    pooling: Literal["mean", "first", "max", "mean_max"] = hyperparameter(
+    pooling: Pooling = hyperparameter(
         "mean", search=["mean", "first", "max"], help="how the vectors of tokens become one"
     ),
     dropout: Share = hyperparameter(0.1, search=(0.0, 0.5), help="share of features silenced in training"),

@@ -275,10 +275,10 @@ def _unpacked(item: Any, kinds: Sequence[str]) -> list[Any]:
         return [{str(name): value for name, value in item.to_dict().items()}]
     if not isinstance(item, list | tuple) or not item:
         return [item]
-    if all(isinstance(part, str) for part in item):  # of a table it may be the words of one row
-        return list(item) if kinds in (["image"], ["text"]) or all(map(_is_tabular, item)) else [item]
-    whole = all(isinstance(part, os.PathLike | Mapping) or _is_array(part) for part in item)
-    return [os.fspath(part) if isinstance(part, os.PathLike) else part for part in item] if whole else [item]
+    parts = [os.fspath(part) if isinstance(part, os.PathLike) else part for part in item]
+    if all(isinstance(part, str) for part in parts):  # of a table it may be the words of one row
+        return parts if kinds in (["image"], ["text"]) or all(map(_is_tabular, parts)) else [item]
+    return parts if all(isinstance(part, Mapping) or _is_array(part) for part in parts) else [item]
 
 
 def _numbered(items: Sequence[Any], counts: Sequence[int]) -> list[str]:

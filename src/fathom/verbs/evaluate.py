@@ -90,8 +90,8 @@ def read_rows(
     """Other data, encoded by the run's fitted fields.
 
     Returns:
-        The rows that can be judged, raw and encoded, which of them belong together (None where all are independent), and sentences about
-        rows that were left out or had been learnt from.
+        The rows that can be judged, raw and encoded; which of them belong together (None where all are independent); and
+        sentences about rows that were left out or had been learnt from.
 
     Raises:
         DataError: a column is missing, or too many rows cannot be read.

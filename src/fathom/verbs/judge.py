@@ -18,6 +18,7 @@ from fathom.core.tensors import to_list
 from fathom.verbs.generate import written_sample
 
 PICTURE = 72  # pixels of a thumbnail's side
+LONGEST = 400  # characters of a list of moments
 
 
 def judge(prepared: Prepared, predictor: Predictor, seed: int) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def judge(prepared: Prepared, predictor: Predictor, seed: int) -> dict[str, Any]
         results = judge_text(predictor, prepared.schema, texts, prepared.sets, seed, blocks)
         return results if prepared.schema.inputs else {**results, "sample": written_sample(predictor, seed)}
     outputs = predictor.outputs(test)
-    fitted, notes = baselines(prepared.schema, train, test, seed)
+    fitted, notes = baselines(prepared.schema, train, test, seed, raw_texts(prepared))
     metric = evaluate.primary(prepared.schema, evaluate.class_shares(train, prepared.schema))
     results = evaluate.results(outputs, fitted, test, prepared.schema, seed, metric, blocks)
     results["evaluation_notes"] = results.pop("notes") + notes
@@ -72,6 +73,19 @@ def judge_text(
     return results
 
 
+def raw_texts(prepared: Prepared) -> tuple[list[str], list[str]] | None:
+    """The training and test texts as they came, uncut, turns of a dialogue in lines; None where no one input is a text."""
+    read = [item.columns[0] for item in prepared.schema.inputs.values() if item.kind == "text"]
+    if len(read) != 1:
+        return None
+    train, test = (to_list(prepared.columns.select(read).take(prepared.splits[part])[read[0]]) for part in ("train", "test"))
+    return [_joined(text) for text in train], [_joined(text) for text in test]
+
+
+def _joined(text: Any) -> str:
+    return "\n".join(turn or "" for turn in text) if isinstance(text, list) else str(text or "")
+
+
 def show(mistake: dict[str, Any], row: int, columns: Columns, schema: Schema, test: TensorSet) -> None:
     """Add the picture, or the raw values, of one row of the test split."""
     encoded = test.batch(torch.tensor([mistake["row"]]))
@@ -93,7 +107,7 @@ def plain(value: Any) -> Any:
         if isinstance(value, str | int | bool | type(None))
         else round(value, 6)
         if isinstance(value, float) and np.isfinite(value)
-        else str(value)
+        else str(value)[:LONGEST]
     )
 
 
