@@ -358,7 +358,7 @@ def test_the_validation_loss_is_the_loss_that_is_trained(tree: dict[str, Any], m
     with torch.no_grad():
         whole = float(algorithm.total(algorithm.models["model"](batch), batch))
     assert validation(algorithm, rows)["loss"] == pytest.approx(whole, rel=1e-5)
-    from fathom.verbs.train import mean_loss
+    from fathom.core.validation import mean_loss
 
     parts = mean_loss(algorithm, algorithm.predictor().outputs(rows), rows, size=7)
     assert parts == pytest.approx(whole, rel=1e-5), "a few rows at a time give the same"
