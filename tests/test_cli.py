@@ -15,7 +15,7 @@ from fathom.cli import app
 from fathom.core.flags import FLAGS
 from kit import QUICK, cli, table, trained
 
-VERBS = ("fit", "plan", "evaluate", "predict", "report", "runs", "compare", "list")
+VERBS = ("fit", "plan", "evaluate", "predict", "generate", "chat", "report", "runs", "compare", "list")
 SHORT = ("--steps", "8", "--batch", "8", *QUICK)
 
 

@@ -531,6 +531,20 @@ def test_the_budget_follows_from_what_learns(folder: Path, reviews: Path, tune: 
     assert [stage.rates for stage in made.stages(task.prepared.sets)] == [stage["rates"] for stage in stages]
 
 
+def test_a_recipe_names_the_folder_so_that_it_holds_from_anywhere(
+    folder: Path, reviews: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    tree = {
+        "data": {"target": ["label"], "types": {"text": "text"}, "text": {"length": 24}},
+        "network": {"name": "pretrained", "weights": folder.name},
+    }
+    recipe = open_task(str(reviews), tree).recipe
+    assert recipe.network["weights"] == recipe.data.fields["text"]["weights"] == str(folder)
+    monkeypatch.chdir("/")
+    assert open_task(str(reviews), recipe.tables()).recipe == recipe
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

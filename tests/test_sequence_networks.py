@@ -636,13 +636,7 @@ def adding_error(cell: str, length: int, steps: int, units: int, rows: int) -> f
     return float((output - target.scale(unseen.column("sum"))).square().mean())
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_gates_add_numbers_that_stand_far_apart(cell: str) -> None:
-    assert adding_error(cell, 50, 250, 24, 3_000) < 0.1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("cell", "low", "high"), [("rnn", 0.7, 2.0), ("gru", 0.0, 0.1), ("lstm", 0.0, 0.1)])
-def test_gates_remember_over_two_hundred_steps(cell: str, low: float, high: float) -> None:
-    """A simple recurrent network stays near the variance, 1: its gradient vanishes (Bengio et al. 1994)."""
-    assert low < adding_error(cell, 200, 2_000, 48, 10_000) < high
+@pytest.mark.parametrize(("cell", "low", "high"), [("gru", 0.0, 0.1), ("lstm", 0.0, 0.1), ("rnn", 0.2, 1.5)])
+def test_gates_add_numbers_that_stand_far_apart(cell: str, low: float, high: float) -> None:
+    """Without gates the gradient vanishes on the way back (Bengio et al. 1994)."""
+    assert low < adding_error(cell, 50, 250, 24, 3_000) < high

@@ -376,7 +376,7 @@ def main() -> None:
 
 def _mended(message: str) -> str:
     """What the parser of the command line says, as a sentence without the words of Python."""
-    from fathom.core.registry import plain
+    from fathom.core.errors import plain
 
     message = plain(message).replace("Input should be", "it should be").rstrip(".")
     return message if message.endswith("?") else f"{message}."

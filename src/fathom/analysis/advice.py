@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fathom.analysis.evidence import Evidence, best_baseline, calibration, is_better
-from fathom.analysis.wording import count_text, finite, number_text, percent, shorten
+from fathom.analysis.wording import finite, number_text, percent, shorten
+from fathom.core.errors import count_text
 
 CLASS_WEIGHTS = "supervised.class_weights"
 IN_PIECES = "language model"  # whose rows say nothing about how much text there is

@@ -20,7 +20,8 @@ from functools import partial
 from typing import Any
 
 from fathom.analysis.evidence import Evidence, Table, filled_bins, kept_epoch, primary_metric
-from fathom.analysis.wording import count_text, finite, metric_label, number_text, percent, tick_text
+from fathom.analysis.wording import finite, metric_label, number_text, percent, tick_text
+from fathom.core.errors import count_text
 
 EPOCHS, POINTS, MATRIX, PAIRS = 400, 2000, 20, 20
 GAP = 0.6  # percent between bars

@@ -53,7 +53,6 @@ from fathom.analysis.evidence import (
 )
 from fathom.analysis.wording import (
     capital,
-    count_text,
     finite,
     interval_text,
     is_share,
@@ -69,6 +68,7 @@ from fathom.analysis.wording import (
     tick_text,
 )
 from fathom.core.contract import Field
+from fathom.core.errors import count_text
 from fathom.core.registry import fields as kinds_of_field
 from fathom.core.run import RunFolder, write_atomic
 

@@ -2,7 +2,7 @@
 
     finite                                       what counts as a number
     number_text, percent, seconds_text,          numbers: four significant digits, thousands parted
-    count_text, shape_text
+    shape_text
     metric_label, metric_words                   metrics: their name at a figure and in a sentence
     metric_text, interval_text, tick_text        metrics: value, interval and tick, as percent, with three
                                                  decimals or with four digits
@@ -84,16 +84,6 @@ def seconds_text(value: Any) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def count_text(count: int, one: str) -> str:
-    """A number with its noun.
-
-    >>> count_text(1, "row"), count_text(1200, "row"), count_text(2, "class")
-    ('1 row', '1,200 rows', '2 classes')
-    """
-    many = f"{one}es" if one.endswith("s") else f"{one}s"
-    return f"{count:,} {one if count == 1 else many}"
 
 
 def shape_text(value: Any) -> str:

@@ -102,3 +102,34 @@ def unknown(what: str, name: str, allowed: Iterable[str], where: str = "") -> st
     sentence = f"There is no {what} '{name}'{' in ' + where if where else ''}."
     sentence += f" Did you mean '{guess}'?" if guess else ""
     return sentence + (f" Known: {shown}." if options else "")
+
+
+def count_text(count: int, one: str) -> str:
+    """A number with its noun.
+
+    >>> count_text(1, "row"), count_text(1200, "row"), count_text(2, "class")
+    ('1 row', '1,200 rows', '2 classes')
+    """
+    many = f"{one}es" if one.endswith("s") else f"{one}s"
+    return f"{count:,} {one if count == 1 else many}"
+
+
+PLAIN = {
+    ", unable to parse string as a number": "",
+    ", unable to parse string as an integer": "",
+    ", unable to interpret input": "",
+    ", got a number with a fractional part": ", without a fraction",
+    "a valid tuple": "a list, as [32]",
+    "a valid list": "a list",
+    "a valid dictionary": "a table",
+    "a valid string": "text",
+    "a valid boolean": "true or false",
+    "a valid integer": "a whole number",
+}
+
+
+def plain(message: str) -> str:
+    """What pydantic says, without the words of Python."""
+    for python, words in PLAIN.items():
+        message = message.replace(python, words)
+    return message

@@ -481,10 +481,17 @@ class Builder:
         """All rows."""
         if self.dense is not None:
             return self.dense
-        values = torch.cat([part.values for part in self.ragged])
+        first = self.ragged[0]
         lengths = torch.cat([part.lengths() for part in self.ragged])
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-        return replace(self.ragged[0], values=values, offsets=offsets)
+        values = first.values.new_empty((int(offsets[-1]), *first.values.shape[1:]))
+        place = 0
+        self.ragged.reverse()
+        while self.ragged:  # a part is let go as soon as it is copied, so that nothing is held twice
+            part = self.ragged.pop().values
+            values[place : place + len(part)] = part
+            place += len(part)
+        return replace(first, values=values, offsets=offsets)
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, memory: float) -> Tensor:

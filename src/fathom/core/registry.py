@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from fathom.core.errors import FathomError, unknown
+from fathom.core.errors import FathomError, plain, unknown
 
 
 @dataclass(frozen=True)
@@ -180,27 +180,6 @@ def sentence(where: str, fault: Any) -> str:
     key = ".".join([where, *[str(part) for part in fault["loc"] if not str(part).startswith("function")]])
     message = plain(str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input should be "))
     return f"{key} = {shown(fault.get('input'))} is not allowed: it should be {message}."
-
-
-PLAIN = {
-    ", unable to parse string as a number": "",
-    ", unable to parse string as an integer": "",
-    ", unable to interpret input": "",
-    ", got a number with a fractional part": ", without a fraction",
-    "a valid tuple": "a list, as [32]",
-    "a valid list": "a list",
-    "a valid dictionary": "a table",
-    "a valid string": "text",
-    "a valid boolean": "true or false",
-    "a valid integer": "a whole number",
-}
-
-
-def plain(message: str) -> str:
-    """What pydantic says, without the words of Python."""
-    for python, words in PLAIN.items():
-        message = message.replace(python, words)
-    return message
 
 
 def shown(value: Any) -> str:

@@ -270,10 +270,12 @@ def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """The tokens are the encoder's own, which must be known before the data are read; the budget follows from `tune`."""
     head = options["tune"] == "head"
     way = {"training.precision": "float32"} if head else {}  # of the head; features are never computed in less
+    weights = published.absolute(options["weights"])  # holds from anywhere, so that a run goes on from another folder
     return {
         **way,
+        "network.weights": weights,
         "data.text.level": "pretrained",
-        "data.text.weights": published.absolute(options["weights"]),
+        "data.text.weights": weights,
         "data.text.length": 256,
         "training.batch": 32 if head else 16,
         "training.epochs": 20 if head else 2,

@@ -379,10 +379,14 @@ def _training(schema: Schema, rows: int) -> dict[str, object]:
     if not writes(schema):
         return settings
     if not schema.inputs:
-        return {**settings, "training.batch": 32, "training.epochs": 10}
+        return {
+            **settings, "training.learning_rate": 2e-3, "training.batch": 32, "training.epochs": 12,
+            "network.width": 192, "network.layers": 4, "network.heads": 6,
+        }  # fmt: skip
     return {
-        **settings, "training.label_smoothing": 0.1, "training.average": 0.999, "training.keep": "average",
-        "training.tokens": 2048, "training.epochs": 12, "network.width": 256, "network.layers": 3, "network.dropout": 0.2,
+        **settings, "training.learning_rate": 2e-3, "training.label_smoothing": 0.1, "training.average": 0.998,
+        "training.keep": "average", "training.tokens": 3000, "training.epochs": 15, "network.width": 192,
+        "network.layers": 3, "network.heads": 6, "network.dropout": 0.2, "network.positions": "sinusoidal",
     }  # fmt: skip
 
 

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from fathom.analysis.wording import count_text
 from fathom.core.contract import Columns, Index, Schema
-from fathom.core.errors import DataError, hint, nearest, unknown
+from fathom.core.errors import DataError, count_text, hint, nearest, unknown
 from fathom.core.recipe import Data
 from fathom.core.registry import source
 from fathom.core.tensors import to_list

@@ -93,13 +93,13 @@ class Texts(Guessed):
                 "Where lines belong to those of another file, give that file as --target."
             )
         if name == "text":
-            made = self._field(name, level="character", continuous=True)
+            made = self._field(name, level="character", continuous=True, length=128)
             return Schema({}, {name: made}, special_columns(columns, self.options, str(self.path)))
         left = [column for column in columns if column != name]
         special = special_columns(columns, self.options, str(self.path))
         if left := [column for column in left if column not in special.values()]:
             self._guessed = [f"Left out, since dialogues are learnt by themselves: {shorten(left)}."]
-        return Schema({}, {name: self._field(name, level="bytepair")}, special)
+        return Schema({}, {name: self._field(name, level="bytepair", length=256)}, special)
 
     def _field(self, name: str, **defaults: Any) -> Field:
         made: Field = fields["text"].make([name], **{**defaults, **self.options.fields.get("text", {})})

@@ -121,6 +121,8 @@ def open_task(data: Any, tree: Mapping[str, Any], module: nn.Module | None = Non
 def _with_settings(tree: Mapping[str, Any], network: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a network needs that must be known before the data are read, beneath what the user said.
 
+    Options of its own that it returns are the user's, written out (a path that holds from anywhere).
+
     Args:
         tree: the user's recipe as nested tables.
         network: its checked table, complete where it names a network of the registry.
@@ -129,7 +131,8 @@ def _with_settings(tree: Mapping[str, Any], network: Mapping[str, Any]) -> Mappi
     settings = networks[name].about.get("settings") if name != OWN else None
     if settings is None:
         return tree
-    wanted = {key: value for key, value in settings(network).items() if not plan.is_given(tree, key)}
+    settled = settings(network).items()
+    wanted = {key: value for key, value in settled if key.startswith("network.") or not plan.is_given(tree, key)}
     if tree.get("stage") or any(plan.is_given(tree, key) for key in BUDGETS):
         wanted = {key: value for key, value in wanted.items() if key not in BUDGETS}
     return merge(tree, wanted)
@@ -383,9 +386,9 @@ def complete(task: Task, device: Device) -> Task:
 
 
 def _precisions(task: Task, device: Device) -> list[str]:
-    """Convolutions gain from bfloat16; small dense networks lose."""
-    pictures = any(item.kind == "image" for item in task.schema.inputs.values())
-    return device.precisions() if pictures or device.torch.type == "cuda" else ["float32"]
+    """Convolutions and transformers gain from bfloat16; small dense networks lose, and rounding costs forecasts."""
+    gains = any(item.kind in ("image", "text") for item in task.schema.fields().values())
+    return device.precisions() if gains or device.torch.type == "cuda" else ["float32"]
 
 
 def _threads(device: Device) -> list[int]:

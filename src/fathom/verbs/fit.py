@@ -20,10 +20,9 @@ from typing import Any, TextIO
 from torch import nn
 
 from fathom.analysis import plan
-from fathom.analysis.wording import count_text
 from fathom.core import device as devices
 from fathom.core.device import Device
-from fathom.core.errors import FathomError, RunError
+from fathom.core.errors import FathomError, RunError, count_text
 from fathom.core.recipe import BUDGETS, OWN, Recipe, flag_changes, merge
 from fathom.core.run import RunFolder, read_json, safe_name, sealed_json, write_atomic
 from fathom.networks import own
