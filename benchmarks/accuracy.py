@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import fathom
+from fathom.core.callbacks import smaller_is_better
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DATA = "$FATHOM_DATA"
 
-# name -> (data or recipe, seeds, further keys)
+# name -> (data or recipe, seeds, flags and further keys)
 WORKS: dict[str, tuple[str | Path, int, dict[str, Any]]] = {
     "digits": ("digits", 10, {}),
     "mnist-cnn": (RECIPES / "digits-cnn.toml", 3, {}),
@@ -35,6 +36,45 @@ WORKS: dict[str, tuple[str | Path, int, dict[str, Any]]] = {
     "california-housing": (RECIPES / "california-housing.toml", 3, {}),
     "breast-cancer": ("breast-cancer", 3, {}),
     "diabetes": ("diabetes", 3, {}),
+}
+
+
+def _pair(name: str, kind: str = "csv") -> dict[str, Any]:
+    """A UCR or UEA set: the official training and test files."""
+    return {
+        "data": f"{DATA}/ucr/{name}_train.{kind}.gz",
+        "data.test": f"{DATA}/ucr/{name}_test.{kind}.gz",
+        "target": "label",
+    }
+
+
+SETS = {
+    "ArrowHead": "csv", "GunPoint": "csv", "ItalyPowerDemand": "csv", "OSULeaf": "csv",
+    "BasicMotions": "jsonl", "JapaneseVowels": "jsonl",
+}  # fmt: skip
+IMDB = {"data.test": f"{DATA}/sentiment/imdb_test.csv.gz", "target": "label", "input": "text"}
+REVIEWS = f"{DATA}/sentiment/imdb_train.csv.gz"
+PATIENT = {"target": "in_hospital_death", "data.types": {"SAPS_I": "ignore", "SOFA": "ignore"}}
+ETTH1 = f"{DATA}/energy/ETTh1.csv.gz"
+LOADS = {"time": "date", "target": "HUFL,HULL,MUFL,MULL,LUFL,LULL,OT", "data.series.past": 336, "data.limit": 14_400,
+         "data.validation": 0.2, "data.test": 0.2}  # fmt: skip
+WORKS |= {name: ((pair := _pair(name, kind)).pop("data"), 3, pair) for name, kind in SETS.items()}
+WORKS |= {
+    "sentiment": (REVIEWS, 3, IMDB),
+    "sentiment-rnn": (RECIPES / "sentiment-rnn.toml", 3, {}),
+    "sentiment-lstm": (RECIPES / "sentiment-lstm.toml", 3, {}),
+    "sentiment-gru": (RECIPES / "sentiment-gru.toml", 3, {}),
+    "sentiment-transformer": (REVIEWS, 3, {**IMDB, "network": "transformer", "epochs": 3, "data.text.length": 256}),
+    "patient": (f"{DATA}/patient", 5, PATIENT),
+    "patient-lstm": (RECIPES / "patient-lstm.toml", 3, {}),
+    "traffic": (f"{DATA}/traffic/los_speed.csv.gz", 3, {"horizon": 12, "data.test": 0.2, "data.validation": 0.1}),
+    "metro": (
+        f"{DATA}/traffic/metro_interstate_traffic.csv.gz",
+        1,
+        {"horizon": 24, "time": "date_time", "target": "traffic_volume"},
+    ),
+    **{f"etth1-{ahead}": (ETTH1, 1, {**LOADS, "horizon": ahead}) for ahead in (96, 192, 336, 720)},
+    "market": (f"{DATA}/market/sp500.csv.gz", 1, {"horizon": 1, "time": "Date", "target": "Adj Close"}),
 }
 
 
@@ -73,7 +113,7 @@ def row(name: str, results: dict[str, Any], seeds: int) -> str:
     mine = results["test"][metric]
     members = [f"{member['test'][metric]['value']:.4f}" for member in results.get("members", [])]
     others = {name: table[metric]["value"] for name, table in results["baseline"].items() if metric in table}
-    best = max(others, key=lambda other: others[other])
+    best = (min if smaller_is_better(metric) else max)(others, key=lambda other: others[other])
     cells = [
         name, results["network"]["name"], f"{results['parameters']:,}", metric, f"{mine['value']:.4f}",
         f"{mine['low']:.4f} to {mine['high']:.4f}", " ".join(members) or "one", f"{best} {others[best]:.4f}",
