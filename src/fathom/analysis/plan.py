@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fathom.core.contract import Batch, Model, Schema
 from fathom.core.errors import FathomError
-from fathom.core.recipe import BUDGETS, OWN
+from fathom.core.recipe import BUDGETS, OWN, network_name
 from fathom.core.registry import Entry, algorithms, networks
 
 
@@ -53,7 +53,7 @@ def choose(schema: Schema, rows: int, given: Mapping[str, Any]) -> Choice:
     """
     algorithm = given.get("training", {}).get("algorithm") or _algorithm(schema)
     ranked = sorted(_candidates(schema, rows, algorithm), key=lambda pair: -pair[0])
-    named = given.get("network", {}).get("name") or ("layers" if given.get("network", {}).get("layers") else None)
+    named = network_name(given.get("network", {}))
     if named is None and not ranked:
         raise FathomError(
             f"No network fits inputs of kind {', '.join(sorted({i.kind for i in schema.inputs.values()}))}."

@@ -311,7 +311,7 @@ def _network(table: Any, faults: list[str]) -> dict[str, Any]:
         faults.append(f"network should be a table, but {table!r} came.")
         return {}
     given = dict(table)
-    name = given.get("name", "layers" if "layers" in given else None)
+    name = network_name(given)
     if name is None or name == OWN:
         return given
     if not isinstance(name, str):
@@ -324,6 +324,15 @@ def _network(table: Any, faults: list[str]) -> dict[str, Any]:
     complete, wrong = registry.networks[name].options(options, "network")
     faults += wrong
     return {"name": name, **complete}
+
+
+def network_name(table: Mapping[str, Any]) -> Any:
+    """The network that a table names: by its name, or by a list of layers; None where Fathom decides.
+
+    How many layers another network has (`network.layers=2`) is a number, and names none.
+    """
+    listed = not isinstance(table.get("layers", 1), int)
+    return table.get("name") or ("layers" if listed else None)
 
 
 OWN = "own"  # the name of a module that the user handed over

@@ -26,7 +26,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from fathom.core.contract import Columns, Field, Loss, Ragged, hyperparameter
-from fathom.core.errors import DataError, RowFaults
+from fathom.core.errors import DataError, RowFaults, count_text
 from fathom.core.registry import fields
 from fathom.core.tensors import Column, is_list
 from fathom.fields.metrics import _resampled
@@ -139,7 +139,7 @@ class Series(Field):
         count = len(self.channels)
         names = ", ".join(self.channels[:6]) + (f" and {count - 6} more" if count > 6 else "")
         span = f"the last {self.past} moments" if self.past else f"up to {self.state.get('length', '?')} moments a row"
-        return f"{count} channels over {span}: {names}" + ("; with gaps" if self.missing else "")
+        return f"{count_text(count, 'channel')} over {span}: {names}" + ("; with gaps" if self.missing else "")
 
 
 class Steps(nn.Module):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -62,24 +62,69 @@ class InTime(nn.Module):
         return torch.einsum("bkt,ktp->bkp", past, self.weight.expand(past.shape[1], -1, -1)) + self.bias
 
 
+class Profile(nn.Module):
+    """What each target usually is at a moment of the day, the week and the year: a few waves of each cycle.
+
+    Args:
+        schema: its series has channels "<cycle> (sin)" and "<cycle> (cos)".
+        targets: K.
+        waves: of each cycle; 0 for none.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, schema: Schema, targets: int, waves: int) -> None:
+        super().__init__()
+        (series,) = schema.inputs.values()
+        names: list[str] = list(series.channels)  # type: ignore[attr-defined]
+        self.pairs = [
+            (place, names.index(name.replace("(sin)", "(cos)"))) for place, name in enumerate(names) if name.endswith(" (sin)")
+        ]
+        for moment in ("mean", "std"):  # the series' own, to read angles from standardized channels
+            self.register_buffer(moment, torch.tensor(series.state[moment], dtype=torch.float32), persistent=False)
+        self.waves = waves
+        self.weight = nn.Parameter(torch.zeros(len(self.pairs) * 2 * waves, targets))
+
+    def forward(self, steps: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
+        """(B, T, F) -> the profile at the moments seen (B, T, K), and at the next `ahead` moments (B, H, K)."""
+        count = len(self.mean)
+        raw = steps[..., :count] * self.std + self.mean
+        seen: list[Tensor] = []
+        coming: list[Tensor] = []
+        following = torch.arange(1, ahead + 1, device=steps.device)
+        multiples = torch.arange(1, self.waves + 1, device=steps.device)
+        for sine, cosine in self.pairs:
+            angle = torch.atan2(raw[..., sine], raw[..., cosine])  # (B, T)
+            turn = torch.remainder(angle[:, -1:] - angle[:, -2:-1] + torch.pi, 2 * torch.pi) - torch.pi  # of one moment
+            for angles, parts in ((angle, seen), (angle[:, -1:] + turn * following, coming)):
+                many = angles[..., None] * multiples
+                parts += [many.sin(), many.cos()]
+        return torch.cat(seen, -1) @ self.weight, torch.cat(coming, -1) @ self.weight
+
+
 class Linear(nn.Module):
     """(B, T, F) -> (B, H, K) or (B, H, K, quantiles).
 
     Args:
         schema: one series in, forecasts of some of its channels out.
+        around: "last": what is learnt is added to the last value. "usual": both are measured from the usual value at
+            that moment of the day, week and year, to which forecasts may return.
+        waves: of the usual value, for each cycle of the calendar.
         own: whether each target has weights of its own instead of shared ones.
         others: whether every other channel counts too, by weights over the last moments of all.
     """
 
     places: Tensor
 
-    def __init__(self, schema: Schema, own: bool, others: bool) -> None:
+    def __init__(self, schema: Schema, around: str, waves: int, own: bool, others: bool) -> None:
         super().__init__()
         sizes = Channels(schema)
         self.register_buffer("places", sizes.places, persistent=False)
         self.ahead, self.each = sizes.ahead, sizes.each
         targets, answers = len(sizes.places), sizes.ahead * sizes.each
-        self.head = InTime(targets, sizes.seen, answers, own)
+        self.usual = Profile(schema, targets, waves) if around == "usual" else None
+        self.head = InTime(targets, sizes.seen + (self.usual is not None), answers, own)
         wide = math.prod(next(iter(schema.inputs.values())).shape)
         self.others = nn.Linear(wide, targets * answers, bias=False) if others else None
         if self.others is not None:
@@ -88,12 +133,20 @@ class Linear(nn.Module):
     def forward(self, steps: Tensor) -> Tensor:
         """Forecast."""
         values = steps[..., self.places]  # (B, T, K)
+        coming = values.new_zeros(())
+        if self.usual is not None and self.usual.pairs:
+            usual, coming = self.usual(steps, self.ahead)
+            values, coming = values - usual, coming[..., None]
         last = values[:, -1:]
-        ahead = self.head((values - last).transpose(1, 2))
+        past = values - last
+        if self.usual is not None:
+            past = torch.cat([past, last], 1)  # the distance itself, from which a forecast may return
+        ahead = self.head(past.transpose(1, 2))
         if self.others is not None:
             ahead = ahead + self.others(steps.flatten(1)).view_as(ahead)
         ahead = ahead.view(len(steps), -1, self.ahead, self.each).transpose(1, 2)  # (B, H, K, quantiles)
-        return (ahead + last[..., None]).squeeze(-1) if self.each == 1 else ahead + last[..., None]
+        ahead = ahead + last[..., None] + coming
+        return ahead.squeeze(-1) if self.each == 1 else ahead
 
 
 class Patch(nn.Module):
@@ -143,6 +196,20 @@ def _suits(score: float) -> Callable[[Schema, int], float]:
     return suits
 
 
+def _linear_training(schema: Schema, rows: int) -> dict[str, object]:
+    """Some thousand steps, whatever the number of rows.
+
+    Within a season a forecast returns to what is usual then, beyond it to the level of late: so it was better on the
+    validation rows of METR-LA and of Metro I-94 (within), and of ETTh1 (beyond).
+    """
+    (target,) = schema.targets.values()
+    within = target.outputs[0] <= target.season  # type: ignore[attr-defined]
+    return {
+        "training.learning_rate": 5e-3, "training.epochs": min(150, max(10, 200_000 // max(rows, 1))),
+        "training.keep": "best", "training.batch": 64, "network.around": "usual" if within else "last",
+    }  # fmt: skip
+
+
 @network(
     "linear",
     reason="forecasts hang mostly on the last values and the season, which a weighted sum sees",
@@ -151,21 +218,23 @@ def _suits(score: float) -> Callable[[Schema, int], float]:
     paper="Zeng et al. 2023, Are transformers effective for time series forecasting?",
     year=2022,
     suits=_suits(1.0),
-    training=lambda schema, rows: {
-        "training.learning_rate": 2e-3, "training.epochs": 15, "training.keep": "best", "training.batch": 64,
-    },
-)  # fmt: skip
+    training=_linear_training,
+)
 def linear(
     schema: Schema,
     role: str,
     *,
+    around: Literal["last", "usual"] = hyperparameter(
+        "last", search=["last", "usual"], help="forecasts start from the last value, or return to the usual one"
+    ),
+    waves: PositiveInt = hyperparameter(6, search=[2, 6, 12], help="of the usual value, for each cycle of the calendar"),
     own: bool = hyperparameter(False, search=[False, True], help="weights for each target instead of shared ones"),
     others: bool = hyperparameter(False, search=[False, True], help="read the other channels too, calendar included"),
 ) -> nn.Module:
     """A weighted sum of the moments seen, around the last one."""
     if not _suits(1.0)(schema, USUAL):
         raise unfit(schema, "linear", OWN_PAST)
-    return Linear(schema, own, others)
+    return Linear(schema, around, waves, own, others)
 
 
 @network(
