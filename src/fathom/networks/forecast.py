@@ -1,10 +1,11 @@
-"""Networks that forecast a series from the moments before: linear in time, or by patches.
+"""Networks that forecast a series from the moments before: linear in time, by patches, or from all there is.
 
 linear   each forecast is a weighted sum of the moments seen, less and plus the last one (Zeng et al. 2023, NLinear)
 patch    stretches of each channel are the words of a transformer (Nie et al. 2023, PatchTST)
+tide     the whole past as one vector, and the calendar of each moment ahead (Das et al. 2023, TiDE)
 
-Both treat every channel alike with shared weights and add what they learn to a channel's last value, so that a level
-that shifts does not fool them. Forecasts of the same column as a channel read that channel.
+The first two treat every channel alike with shared weights and start from a channel's last or usual value, so that a
+level that shifts does not fool them. Forecasts of the same column as a channel read that channel.
 
 In comments: B rows, T moments seen, H moments ahead, C channels, K targets.
 """
@@ -62,19 +63,18 @@ class InTime(nn.Module):
         return torch.einsum("bkt,ktp->bkp", past, self.weight.expand(past.shape[1], -1, -1)) + self.bias
 
 
-class Profile(nn.Module):
-    """What each target usually is at a moment of the day, the week and the year: a few waves of each cycle.
+class Calendar(nn.Module):
+    """The place of every moment in the cycles of the calendar, as waves: those seen, and those that are forecast.
 
     Args:
-        schema: its series has channels "<cycle> (sin)" and "<cycle> (cos)".
-        targets: K.
-        waves: of each cycle; 0 for none.
+        schema: its series has channels "<cycle> (sin)" and "<cycle> (cos)", or none.
+        waves: of each cycle.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, schema: Schema, targets: int, waves: int) -> None:
+    def __init__(self, schema: Schema, waves: int) -> None:
         super().__init__()
         (series,) = schema.inputs.values()
         names: list[str] = list(series.channels)  # type: ignore[attr-defined]
@@ -84,14 +84,13 @@ class Profile(nn.Module):
         for moment in ("mean", "std"):  # the series' own, to read angles from standardized channels
             self.register_buffer(moment, torch.tensor(series.state[moment], dtype=torch.float32), persistent=False)
         self.waves = waves
-        self.weight = nn.Parameter(torch.zeros(len(self.pairs) * 2 * waves, targets))
+        self.width = len(self.pairs) * 2 * waves
 
     def forward(self, steps: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
-        """(B, T, F) -> the profile at the moments seen (B, T, K), and at the next `ahead` moments (B, H, K)."""
+        """(B, T, F) -> (B, T, width) at the moments seen, (B, H, width) at the next `ahead` moments."""
         count = len(self.mean)
         raw = steps[..., :count] * self.std + self.mean
-        seen: list[Tensor] = []
-        coming: list[Tensor] = []
+        seen, coming = [steps.new_zeros(*steps.shape[:2], 0)], [steps.new_zeros(len(steps), ahead, 0)]
         following = torch.arange(1, ahead + 1, device=steps.device)
         multiples = torch.arange(1, self.waves + 1, device=steps.device)
         for sine, cosine in self.pairs:
@@ -100,7 +99,21 @@ class Profile(nn.Module):
             for angles, parts in ((angle, seen), (angle[:, -1:] + turn * following, coming)):
                 many = angles[..., None] * multiples
                 parts += [many.sin(), many.cos()]
-        return torch.cat(seen, -1) @ self.weight, torch.cat(coming, -1) @ self.weight
+        return torch.cat(seen, -1), torch.cat(coming, -1)
+
+
+class Profile(nn.Module):
+    """What each target usually is at a moment of the day, the week and the year: a few waves of each cycle."""
+
+    def __init__(self, schema: Schema, targets: int, waves: int) -> None:
+        super().__init__()
+        self.calendar = Calendar(schema, waves)
+        self.weight = nn.Parameter(torch.zeros(self.calendar.width, targets))
+
+    def forward(self, steps: Tensor, ahead: int) -> tuple[Tensor, Tensor]:
+        """(B, T, F) -> the profile at the moments seen (B, T, K), and at the next `ahead` moments (B, H, K)."""
+        seen, coming = self.calendar(steps, ahead)
+        return seen @ self.weight, coming @ self.weight
 
 
 class Linear(nn.Module):
@@ -134,7 +147,7 @@ class Linear(nn.Module):
         """Forecast."""
         values = steps[..., self.places]  # (B, T, K)
         coming = values.new_zeros(())
-        if self.usual is not None and self.usual.pairs:
+        if self.usual is not None:
             usual, coming = self.usual(steps, self.ahead)
             values, coming = values - usual, coming[..., None]
         last = values[:, -1:]
@@ -146,6 +159,46 @@ class Linear(nn.Module):
             ahead = ahead + self.others(steps.flatten(1)).view_as(ahead)
         ahead = ahead.view(len(steps), -1, self.ahead, self.each).transpose(1, 2)  # (B, H, K, quantiles)
         ahead = ahead + last[..., None] + coming
+        return ahead.squeeze(-1) if self.each == 1 else ahead
+
+
+class Tide(nn.Module):
+    """(B, T, F) -> (B, H, K): the past as one vector, each forecast from it and from what the calendar says of that moment.
+
+    Args:
+        schema: one series in, forecasts of some of its channels out.
+        width: of the vector.
+        waves: of each cycle of the calendar.
+    """
+
+    places: Tensor
+
+    def __init__(self, schema: Schema, width: int, waves: int, dropout: float) -> None:
+        super().__init__()
+        sizes = Channels(schema)
+        self.register_buffer("places", sizes.places, persistent=False)
+        self.ahead, self.each = sizes.ahead, sizes.each
+        wide, answers = math.prod(next(iter(schema.inputs.values())).shape), len(sizes.places) * sizes.each
+        self.past = nn.Sequential(
+            nn.Linear(wide, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width), nn.LayerNorm(width)
+        )
+        self.calendar = Calendar(schema, waves)
+        self.moment = nn.Embedding(sizes.ahead, 16)
+        self.decide = nn.Sequential(
+            nn.Linear(width + self.calendar.width + 16, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, width), nn.GELU()
+        )
+        self.head = nn.Linear(width, answers)
+        self.direct = InTime(len(sizes.places), sizes.seen, sizes.ahead * sizes.each, own=False)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        """Forecast; a weighted sum over time is added, so that what is linear need not be learnt by the layers."""
+        vector = self.past(steps.flatten(1))[:, None].expand(-1, self.ahead, -1)  # (B, H, W)
+        _, coming = self.calendar(steps, self.ahead)
+        moment = self.moment.weight.expand(len(steps), -1, -1)
+        ahead = self.head(self.decide(torch.cat([vector, coming, moment], 2)))  # (B, H, K quantiles)
+        direct = self.direct(steps[..., self.places].transpose(1, 2))  # (B, K, H quantiles)
+        direct = direct.unflatten(2, (self.ahead, self.each)).transpose(1, 2)  # (B, H, K, quantiles)
+        ahead = ahead.view_as(direct) + direct
         return ahead.squeeze(-1) if self.each == 1 else ahead
 
 
@@ -235,6 +288,41 @@ def linear(
     if not _suits(1.0)(schema, USUAL):
         raise unfit(schema, "linear", OWN_PAST)
     return Linear(schema, around, waves, own, others)
+
+
+def _suits_tide(schema: Schema, rows: int) -> float:
+    """Best for one target of a long series; prices have too little to say for so many weights."""
+    if not _suits(1.0)(schema, rows):
+        return 0.0
+    (target,) = schema.targets.values()
+    return 1.1 if rows > 2000 and len(target.columns) == 1 and not target.returns else 0.7  # type: ignore[attr-defined]
+
+
+@network(
+    "tide",
+    reason="reads the whole past with everything beside it, and knows the calendar of the moments that it forecasts",
+    pros="the best of the forecasters where circumstances and calendar count; quick",
+    cons="more weights than a linear forecast, which a short series cannot fill",
+    paper="Das et al. 2023, Long-term forecasting with TiDE: time-series dense encoder",
+    year=2023,
+    suits=_suits_tide,
+    training=lambda schema, rows: {
+        "training.learning_rate": 1e-3, "training.epochs": min(60, max(10, 300_000 // max(rows, 1))),
+        "training.keep": "best", "training.batch": 64, "training.weight_decay": 0.05,
+    },
+)  # fmt: skip
+def tide(
+    schema: Schema,
+    role: str,
+    *,
+    width: PositiveInt = hyperparameter(128, search=[64, 128, 256], help="of the vector that stands for the past"),
+    waves: PositiveInt = hyperparameter(6, search=[2, 6, 12], help="of each cycle of the calendar"),
+    dropout: Share = hyperparameter(0.1, search=(0.0, 0.5), help="share of values silenced in training"),
+) -> nn.Module:
+    """A dense encoder of the past, a dense decoder of each moment ahead."""
+    if not _suits(1.0)(schema, USUAL):
+        raise unfit(schema, "tide", OWN_PAST)
+    return Tide(schema, width, waves, dropout)
 
 
 @network(
