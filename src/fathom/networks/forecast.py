@@ -317,7 +317,7 @@ def tide(
     *,
     width: PositiveInt = hyperparameter(128, search=[64, 128, 256], help="of the vector that stands for the past"),
     waves: PositiveInt = hyperparameter(6, search=[2, 6, 12], help="of each cycle of the calendar"),
-    dropout: Share = hyperparameter(0.1, search=(0.0, 0.5), help="share of values silenced in training"),
+    dropout: Share = hyperparameter(0.3, search=(0.0, 0.5), help="share of values silenced in training"),
 ) -> nn.Module:
     """A dense encoder of the past, a dense decoder of each moment ahead."""
     if not _suits(1.0)(schema, USUAL):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fathom.algorithms.language import Choose, greedy, sample
+from fathom.core import device as devices
 from fathom.core.contract import Predictor, Schema
 from fathom.core.errors import FathomError
 from fathom.fields.text import END, START, TURN, UNKNOWN, Text
@@ -204,7 +205,12 @@ class Writer:
             kept = past if len(past) < window else past[-max(1, window // 2) :]
             room = min(longest, max(1, window - len(kept)))
             batch = {self.name: torch.tensor([kept], device=self.device)}
-            for made in self._stream(batch, self._allowed(choose), room):
+            written = self._stream(batch, self._allowed(choose), room)
+            while True:
+                with devices.threads(1):  # a token is little work: a second thread would only be waited for
+                    made = next(written, None)
+                if made is None:
+                    break
                 token = int(made[self.name])
                 if token == END:
                     return
