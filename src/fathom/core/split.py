@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from fathom.core.errors import DataError
+from fathom.core.errors import DataError, count_text
 from fathom.core.tensors import Index
 
 VALIDATION, TEST = 0.1, 0.2
@@ -279,5 +279,8 @@ def check_given(splits: Mapping[str, Index], hashes: np.ndarray, names: Mapping[
                     "says nothing; give other rows, or leave one out and Fathom divides the rest."
                 )
             if shared:
-                notes.append(f"{shared} rows of {other} stand in {one} too; the result is a little too good.")
+                stand = "stands" if shared == 1 else "stand"
+                notes.append(
+                    f"{count_text(int(shared), 'row')} of {other} {stand} in {one} too; the result is a little too good."
+                )
     return notes
