@@ -117,7 +117,7 @@ def test_given_splits_with_the_same_rows_are_refused_by_name() -> None:
     with pytest.raises(DataError, match=r"b\.csv \(test\) and a\.csv \(train\) hold the same rows: 6 of 10"):
         check_given(splits, hashes, names)
     hashes[11:16] = np.arange(100, 105)
-    assert check_given(splits, hashes, names) == ["1 rows of test stand in train too; the result is a little too good."]
+    assert check_given(splits, hashes, names) == ["1 row of test stands in train too; the result is a little too good."]
     hashes[10] = 999
     assert check_given(splits, hashes, names) == []
 
