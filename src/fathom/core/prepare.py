@@ -18,7 +18,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from io import BufferedRandom
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -452,6 +454,9 @@ def _weights(column: Column, name: str) -> np.ndarray:
 class Builder:
     """Collects encoded chunks: into one tensor made at the start, in memory or memory-mapped.
 
+    Rows of unequal length have no known end, so theirs are written to a file that is read when it is whole: pieces that
+    wait in memory would be held twice, and what they leave behind is not given back.
+
     Args:
         rows: N in all.
         memory: GiB above which the tensor lives in a file.
@@ -462,12 +467,14 @@ class Builder:
         self.memory = memory
         self.place = 0
         self.dense: Tensor | None = None
-        self.ragged: list[Ragged] = []
+        self.first: Ragged | None = None
+        self.lengths: list[Tensor] = []
+        self.spool: BufferedRandom | None = None
 
     def add(self, part: Tensor | Ragged) -> None:
         """The next rows."""
         if isinstance(part, Ragged):
-            self.ragged.append(part)
+            self._add_ragged(part)
             return
         if self.dense is None:
             if len(part) == self.rows:
@@ -477,21 +484,37 @@ class Builder:
         self.dense[self.place : self.place + len(part)] = part
         self.place += len(part)
 
+    def _add_ragged(self, part: Ragged) -> None:
+        self.lengths.append(part.lengths())
+        if self.first is None:
+            self.first = part
+            if len(part) == self.rows:
+                return
+            self.first = replace(part, values=part.values[:0].clone())
+            self.spool = cast(BufferedRandom, tempfile.TemporaryFile(dir=_mapped_folder()))  # noqa: SIM115 - `result` closes it
+        assert self.spool is not None, "a whole column came in one part"
+        part.values.contiguous().numpy().tofile(self.spool)
+
     def result(self) -> Tensor | Ragged:
         """All rows."""
         if self.dense is not None:
             return self.dense
-        first = self.ragged[0]
-        lengths = torch.cat([part.lengths() for part in self.ragged])
-        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-        values = first.values.new_empty((int(offsets[-1]), *first.values.shape[1:]))
-        place = 0
-        self.ragged.reverse()
-        while self.ragged:  # a part is let go as soon as it is copied, so that nothing is held twice
-            part = self.ragged.pop().values
-            values[place : place + len(part)] = part
-            place += len(part)
-        return replace(first, values=values, offsets=offsets)
+        assert self.first is not None, "there are rows"
+        if self.spool is None:
+            return self.first
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(self.lengths).cumsum(0)])
+        values = _empty((int(offsets[-1]), *self.first.values.shape[1:]), self.first.values.dtype, self.memory)
+        with self.spool as file:
+            file.seek(0)
+            file.readinto(values.numpy().data.cast("B"))
+        return replace(self.first, values=values, offsets=offsets)
+
+
+def _mapped_folder() -> Path:
+    """Where unlinked files lie."""
+    folder = cache_folder() / "mapped"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _empty(shape: tuple[int, ...], dtype: torch.dtype, memory: float) -> Tensor:
@@ -499,8 +522,7 @@ def _empty(shape: tuple[int, ...], dtype: torch.dtype, memory: float) -> Tensor:
     size = int(np.prod(shape)) * dtype.itemsize
     if size <= memory * 2**30:
         return torch.empty(shape, dtype=dtype)
-    folder = cache_folder() / "mapped"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _mapped_folder()
     free = shutil.disk_usage(folder).free
     if free < size:
         raise RunError(
