@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from io import BufferedRandom
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -491,7 +490,7 @@ class Builder:
             if len(part) == self.rows:
                 return
             self.first = replace(part, values=part.values[:0].clone())
-            self.spool = cast(BufferedRandom, tempfile.TemporaryFile(dir=_mapped_folder()))  # noqa: SIM115 - `result` closes it
+            self.spool = tempfile.TemporaryFile(dir=_mapped_folder())  # noqa: SIM115 - `result` closes it
         assert self.spool is not None, "a whole column came in one part"
         part.values.contiguous().numpy().tofile(self.spool)
 
