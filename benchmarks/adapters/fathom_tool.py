@@ -126,7 +126,7 @@ def network(work: Work) -> dict[str, Any]:
     """The network as the table of a recipe, less the last layer, which Fathom adds."""
     if work.reads_text:
         (_, _, width), (_, _, units), _ = work.layers
-        return {"name": "lstm", "embedding": width, "units": units}
+        return {"name": "lstm", "embedding": width, "units": units, "pooling": "last", "dropout": 0.0}
     lines: list[str] = []
     for kind, *sizes in work.layers[:-1]:
         if kind == "relu":

@@ -80,7 +80,9 @@ def nearest(name: str, allowed: Iterable[str]) -> str | None:
     section = name[: name.rfind(".") + 1]  # what all share makes nothing alike
     shared = len(section) if all(option.startswith(section) for option in options) else 0
     by_lower = {option[shared:].lower(): option for option in options}
-    found = difflib.get_close_matches(name[shared:].lower(), by_lower, n=1, cutoff=CLOSE)
+    wanted = name[shared:].lower()
+    found = difflib.get_close_matches(wanted, by_lower, n=1, cutoff=CLOSE)
+    found = found or [option for option in by_lower if wanted in option.split("_")][:1]  # "rate" is "learning_rate"
     return by_lower[found[0]] if found else None
 
 

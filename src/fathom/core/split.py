@@ -114,9 +114,10 @@ def divide(
         parts = _shuffled(unit, shares, seed, np.zeros(rows, np.int8) if strata is None else strata)
     for name, index in parts.items():
         if len(index) == 0:
+            wanted = " and ".join(f"a {part} share of {share:g}" for part, share in shares.items())
             raise DataError(
-                f"The {name} split would be empty: {rows} rows, {len(np.unique(unit))} of them different, "
-                f"are too few for {dict(shares)}. Give more rows, or {_other_share(name, shares)}."
+                f"The {name} split would be empty: {count_text(rows, 'row')}, {len(np.unique(unit))} of them different, "
+                f"are too few for {wanted}. Give more rows, or {_other_share(name, shares)}."
             )
     return parts
 

@@ -327,6 +327,8 @@ def _as_texts(item: Any) -> list[str | None] | None:
         return list(item)
     if not isinstance(item, str):
         return None
+    if not item.strip():
+        raise DataError("An empty text came, which says nothing. Give a text, or a file of texts.")
     if not _is_file(item) and not _looks_like_file(item):
         return [item]
     require_file(Path(item))

@@ -41,8 +41,16 @@ def evaluate(run: Run | str | Path, data: Any = None) -> dict[str, Any]:
             raise FathomError(
                 f"{run.path} was trained on data in memory, or data that have moved or changed; name the data to judge it on."
             )
-        return judge(prepared, run.predictor, run.deployed.recipe.training.seed)
+        results = judge(prepared, run.predictor, run.deployed.recipe.training.seed)
+        results["evaluation_notes"] += _only_member(run)
+        return results
     return _other(run, data)
+
+
+def _only_member(run: Run) -> list[str]:
+    """Why a run of several members is judged otherwise here than when it was trained."""
+    name = run.results.get("member")
+    return [f"Judged is {name}, which is deployed, on its own test rows; fit told the mean of all members."] if name else []
 
 
 def _original(run: Run) -> Prepared | None:

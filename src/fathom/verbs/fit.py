@@ -297,8 +297,10 @@ def _resume(folder: RunFolder, data: Any, changes: Mapping[str, Any], session: S
     begun = Recipe.parse(tree)
     foreign = [key for key in changes if key not in RESUMABLE]
     if foreign:
+        asked = " ".join(f"{key}={changes[key]}" for key in foreign)
         raise FathomError(
-            f"'{foreign[0]}' cannot change in a run that has begun; start a new one: fathom fit {folder.file('recipe.toml')} ..."
+            f"'{foreign[0]}' cannot change in a run that has begun; start a new one: "
+            f"fathom fit {folder.file('recipe.toml')} {asked}"
         )
     _check_same_data(folder, data, begun.data.location)
     data = data if data is not None else begun.data.location
