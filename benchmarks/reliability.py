@@ -38,7 +38,7 @@ TASKS = {
         "training.schedule=cosine", EVERY_STEP, *QUICK,
     ),
     "digits, cnn": (
-        "digits", "--limit", "200", "--epochs", "3", "--batch", "16", "augment.shift=0.1",
+        "digits", "--limit", "200", "--epochs", "3", "--batch", "16", "augment.shift=1",
         "augment.mixup=0.2", "training.optimizer=sgd", "--lr", "0.05", "training.keep=best", EVERY_STEP, *QUICK,
     ),
 }  # fmt: skip
