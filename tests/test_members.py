@@ -21,7 +21,6 @@ from fathom.core.prepare import prepare
 from fathom.core.recipe import Data, Recipe
 from fathom.core.run import read_json
 from fathom.core.tensors import WEIGHT
-from fathom.core.validation import validation
 from fathom.sources import open_source
 from fathom.verbs import judge, members
 from fathom.verbs.assemble import build, open_task
@@ -357,10 +356,10 @@ def test_the_validation_loss_is_the_loss_that_is_trained(tree: dict[str, Any], m
     batch = rows.batch(torch.arange(len(rows)))
     with torch.no_grad():
         whole = float(algorithm.total(algorithm.models["model"](batch), batch))
-    assert validation(algorithm, rows)["loss"] == pytest.approx(whole, rel=1e-5)
+    assert algorithm.validate(rows)["loss"] == pytest.approx(whole, rel=1e-5)
     from fathom.core.validation import mean_loss
 
-    parts = mean_loss(algorithm, algorithm.predictor().outputs(rows), rows, size=7)
+    parts = mean_loss(algorithm.total, algorithm.predictor().outputs(rows), rows, torch.device("cpu"), size=7)
     assert parts == pytest.approx(whole, rel=1e-5), "a few rows at a time give the same"
 
 
@@ -369,7 +368,7 @@ def test_weights_count_in_validation_metrics() -> None:
     batch = rows.batch(torch.arange(len(rows)))
     right = (algorithm.predictor().outputs(rows)["y"].argmax(1) == batch["y"]).double()
     expected = float((right * batch[WEIGHT]).sum() / batch[WEIGHT].sum())
-    assert validation(algorithm, rows)["accuracy"] == pytest.approx(expected, rel=1e-5)
+    assert algorithm.validate(rows)["accuracy"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_loss_of_ones_own_decides_what_is_best() -> None:

@@ -12,15 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from fathom.fields.metrics import (
-    classification,
-    confusion,
-    multilabel,
-    per_class,
-    per_label,
-    regression,
-    reliability,
-)
+from fathom.analysis.breakdown import confusion, per_class, per_label, reliability
+from fathom.fields.metrics import classification, multilabel, regression
 
 
 def problem(seed: int, rows: int, classes: int, levels: int, weights: str = "counts"):

@@ -22,11 +22,13 @@ from fathom.core.contract import (
     Model,
     Predictor,
     Schema,
+    TensorSet,
     hyperparameter,
 )
 from fathom.core.errors import FathomError, unknown
 from fathom.core.optimize import Optimizer
 from fathom.core.registry import algorithm
+from fathom.core.validation import validation
 
 HALF = (torch.bfloat16, torch.float16)  # losses are computed in at least single precision
 
@@ -106,6 +108,10 @@ class Supervised(Algorithm):
             total = mean if total is None else total + mean
         assert total is not None, "a schema without targets"
         return total
+
+    def validate(self, data: TensorSet) -> dict[str, float]:
+        """The loss that is trained, penalties apart, and every metric."""
+        return validation(self, self.total, self.watched(data))
 
     @classmethod
     def deploy(cls, schema: Schema, models: Mapping[str, Model]) -> Predictor:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fathom.fields.metrics import BINS, Ranking
+from fathom.fields.metrics import BINS, Ranking, bin_of, hard
 
 Line = dict[str, Any]
 
@@ -37,7 +37,7 @@ def per_class(probability: Tensor, target: Tensor, names: Sequence[str], weight:
         name, rows, precision, recall, specificity, f1, auroc of each; None where a figure is not defined.
     """
     classes = torch.arange(len(names))
-    positive = _hard(target)[:, None] == classes  # (N, K)
+    positive = hard(target)[:, None] == classes  # (N, K)
     return per_label(probability, positive, probability.argmax(1)[:, None] == classes, names, weight)
 
 
@@ -72,7 +72,7 @@ def per_label(
 def confusion(probability: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
     """(K, K) how much of each true class (line) got each answer (column): int64 rows, or float64 sums of weights."""
     classes = probability.shape[1]
-    cell = _hard(target) * classes + probability.argmax(1)
+    cell = hard(target) * classes + probability.argmax(1)
     return torch.bincount(cell, weight, classes * classes).reshape(classes, classes)
 
 
@@ -91,8 +91,8 @@ def reliability(
         low, high, rows, weight, mean confidence and accuracy of each bin that holds weight.
     """
     confidence, answer = probability.double().max(1)
-    hit = (answer == _hard(target)).double()
-    place = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
+    hit = (answer == hard(target)).double()
+    place = bin_of(confidence, bins)
     weight = _once(weight, len(hit))
     rows = torch.bincount(place, minlength=bins).tolist()
     held, sure, right = (
@@ -134,8 +134,3 @@ def _auroc(score: Tensor, positive: Tensor, weight: Tensor) -> float | None:
     """None where one of the two sides has no weight."""
     area = float(Ranking.of(score, positive).areas(weight[None])[0][0])
     return None if area != area else area
-
-
-def _hard(target: Tensor) -> Tensor:
-    """(N,) the class of each row, the largest of a soft one."""
-    return target.argmax(1) if target.ndim == 2 else target.long()

@@ -28,7 +28,6 @@ from fathom.core.errors import DataError, unknown
 from fathom.core.features import Served, only_head
 from fathom.core.registry import Hyperparameter, fields, hyperparameter
 from fathom.core.tensors import FEATURES, ROW, WEIGHT, Batch, Columns, Index, Ragged, TensorSet
-from fathom.core.validation import validation
 
 if TYPE_CHECKING:
     from fathom.core.optimize import Optimizer
@@ -462,20 +461,11 @@ class Algorithm(Configured, ABC):
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Learn from one batch; return detached numbers to log, "loss" among them."""
 
-    def total(self, outputs: Batch, batch: Batch) -> Tensor:
-        """The loss that is trained, penalties apart, a scalar: of rows whose outputs are known.
-
-        Args:
-            outputs: target -> (B, *outputs).
-            batch: the encoded targets of these rows, and their `.weight` where there is one.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not say what its loss on other rows is.")
-
     def validate(self, data: TensorSet) -> dict[str, float]:
-        """What is watched on the validation rows, "loss" among it."""
-        return validation(self, self._watched(data))
+        """What is watched on the validation rows, "loss" among it; nothing where an algorithm has none to watch."""
+        return {}
 
-    def _watched(self, data: TensorSet) -> TensorSet:
+    def watched(self, data: TensorSet) -> TensorSet:
         """The validation rows, with features that are kept as long as a stage lasts."""
         key = (self.context.clock.stage, id(data))
         if self._kept is None or self._kept[0] != key:

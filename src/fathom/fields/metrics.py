@@ -1,9 +1,10 @@
 """Every metric as a pure function of tensors, for one set of rows or for many resamples of it at once.
 
-    classification(probability, target, weight, positive)   one answer a row: accuracy, F1, AUROC, log loss,
-    ECE ... multilabel(probability, target, weight)                 several yes-or-no answers a row
+    classification(probability, target, weight, positive)   one answer a row: accuracy, F1, AUROC, log loss, ECE ...
+    multilabel(probability, target, weight)                 several yes-or-no answers a row
     regression(prediction, target, weight)                  a number a row: MSE, RMSE, MAE, R2
-    per_class, confusion, reliability                       the tables and pictures behind the figures
+
+The tables and pictures behind the figures stand in `analysis/breakdown`.
 
 `weight` says how often each row counts: None (once), (N,), or (R, N) with one line for each of R resamples;
 results have shape () or (R,). Sums are taken in float64. A quotient that is not defined is nan: a class that
@@ -18,7 +19,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,13 +59,13 @@ def classification(
         log_loss, ece, brier.
     """
     rows, classes = probability.shape
-    truth, answer = _hard(target), probability.argmax(1)  # (N,) each
+    truth, answer = hard(target), probability.argmax(1)  # (N,) each
     hit = answer == truth
     chosen = positive if positive is not None else (1 if classes == 2 else None)
     soft = target.double() if target.ndim == 2 else torch.nn.functional.one_hot(truth, classes).double()  # (N, K)
     losses = torch.stack([_log_loss(probability, soft), _brier(probability, soft, positive)], 1)  # (N, 2)
     confidence = probability.amax(1).double()
-    bin_of = _bin(confidence, BINS)
+    place = bin_of(confidence, BINS)
     excess = confidence - hit.double()  # (N,) how much surer than right
     scored = range(classes) if chosen is None else [chosen]
     rankings = [Ranking.of(probability[:, k], truth == k) for k in scored]
@@ -81,10 +81,10 @@ def classification(
             result[name] = _macro(value, present) if chosen is None else value[:, chosen]
         result["auroc"], result["auprc"] = _rank(rankings, weight)
         means = weight @ losses / total[:, None]  # (R, 2)
-        gaps = _count(weight * excess, bin_of, BINS).abs().sum(1) / total
+        gaps = _count(weight * excess, place, BINS).abs().sum(1) / total
         return {**result, "log_loss": means[:, 0], "ece": gaps, "brier": means[:, 1]}
 
-    return _resampled(measure, weight, rows)
+    return resampled(measure, weight, rows)
 
 
 def multilabel(
@@ -128,7 +128,7 @@ def multilabel(
         }
         return {**result, "log_loss": means[:, 2]}
 
-    return _resampled(measure, weight, rows)
+    return resampled(measure, weight, rows)
 
 
 def regression(prediction: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
@@ -154,79 +154,7 @@ def regression(prediction: Tensor, target: Tensor, weight: Tensor | None = None)
         r2 = torch.where(spread, 1 - mse / variance, torch.nan)
         return {"mse": mse, "rmse": mse.sqrt(), "mae": mae, "r2": r2}
 
-    return _resampled(measure, weight, len(target))
-
-
-def per_class(probability: Tensor, target: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-    """One line for each class.
-
-    Args:
-        probability: (N, K).
-        target: (N,) or soft (N, K).
-        names: of the K classes.
-
-    Returns:
-        name, rows, precision, recall, specificity, f1, auroc of each; None where a figure is not defined.
-    """
-    truth, answer = _hard(target), probability.argmax(1)
-    positive = truth[:, None] == torch.arange(len(names))  # (N, K)
-    answered = answer[:, None] == torch.arange(len(names))
-    return per_label(probability, positive, answered, names)
-
-
-def per_label(probability: Tensor, positive: Tensor, answered: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
-    """One line for each label: name, rows, precision, recall, specificity, f1, auroc.
-
-    Args:
-        probability: (N, K) score of each label.
-        positive: (N, K) bool, whether the row holds the label.
-        answered: (N, K) bool, whether the label was answered.
-        names: of the K labels.
-    """
-    held, given, right = (part.sum(0, keepdim=True).double() for part in (positive, answered, positive & answered))
-    rates = _rates(held, given, right, torch.tensor([[float(len(positive))]], dtype=torch.float64))
-    once = torch.ones(1, len(positive), dtype=torch.float64)
-    lines = []
-    for k, name in enumerate(names):
-        line: dict[str, Any] = {"name": name, "rows": int(held[0, k])}
-        line.update({rate: _or_none(value[0, k]) for rate, value in rates.items()})
-        lines.append({**line, "auroc": _or_none(Ranking.of(probability[:, k], positive[:, k]).areas(once)[0][0])})
-    return lines
-
-
-def confusion(probability: Tensor, target: Tensor) -> Tensor:
-    """(K, K) int64: how many rows of each true class (line) got each answer (column)."""
-    classes = probability.shape[1]
-    cell = _hard(target) * classes + probability.argmax(1)
-    return torch.bincount(cell, minlength=classes * classes).reshape(classes, classes)
-
-
-def reliability(probability: Tensor, target: Tensor, bins: int = 10) -> list[dict[str, Any]]:
-    """How often the top answer is right, by how sure it was.
-
-    Args:
-        probability: (N, K).
-        target: (N,) or soft (N, K).
-        bins: of equal width; the upper bound belongs to a bin.
-
-    Returns:
-        low, high, mean confidence, accuracy and rows of each bin that holds rows.
-    """
-    confidence, answer = probability.double().max(1)
-    hit = (answer == _hard(target)).double()
-    place = _bin(confidence, bins)
-    rows, sure, right = (torch.bincount(place, part, bins) for part in (torch.ones_like(hit), confidence, hit))
-    return [
-        {
-            "low": i / bins,
-            "high": (i + 1) / bins,
-            "confidence": float(sure[i] / rows[i]),
-            "accuracy": float(right[i] / rows[i]),
-            "rows": int(rows[i]),
-        }
-        for i in range(bins)
-        if rows[i] > 0
-    ]
+    return resampled(measure, weight, len(target))
 
 
 @dataclass(frozen=True)
@@ -308,7 +236,7 @@ def _rank(rankings: Sequence[Ranking], weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([auroc, absent]), torch.cat([auprc, absent])
 
 
-def _resampled(measure: Measure, weight: Tensor | None, rows: int) -> dict[str, Tensor]:
+def resampled(measure: Measure, weight: Tensor | None, rows: int) -> dict[str, Tensor]:
     """Apply `measure` to weights of any allowed shape, a bounded number of resamples at a time."""
     if weight is None:
         weight = torch.ones(rows)
@@ -355,12 +283,12 @@ def _count(weight: Tensor, place: Tensor, size: int) -> Tensor:
     return weight.new_zeros(len(weight), size).index_add_(1, place, weight)
 
 
-def _hard(target: Tensor) -> Tensor:
+def hard(target: Tensor) -> Tensor:
     """(N,) the class of each row, the largest of a soft one."""
     return target.argmax(1) if target.ndim == 2 else target.long()
 
 
-def _bin(confidence: Tensor, bins: int) -> Tensor:
+def bin_of(confidence: Tensor, bins: int) -> Tensor:
     """(N,) which of the bins ((i / bins), (i + 1) / bins] a confidence falls into."""
     return ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
 
@@ -384,8 +312,3 @@ def _binary_loss(probability: Tensor, target: Tensor) -> Tensor:
     tiny = torch.finfo(probability.dtype).eps
     yes, no = (part.double().clamp(tiny, 1 - tiny).log() for part in (probability, 1 - probability.double()))
     return -(target * yes + (1 - target.double()) * no).mean(1)
-
-
-def _or_none(value: Tensor) -> float | None:
-    """A figure for JSON, which knows no nan."""
-    return None if torch.isnan(value) else float(value)

@@ -29,7 +29,7 @@ from fathom.core.contract import Columns, Field, Loss, Ragged, hyperparameter
 from fathom.core.errors import DataError, RowFaults, count_text
 from fathom.core.registry import fields
 from fathom.core.tensors import Column, is_list
-from fathom.fields.metrics import _resampled
+from fathom.fields.metrics import resampled
 
 HISTORY = ".history"  # a column of lists that stands for all columns of a Series: the moments that one forecast reads
 SAMPLED = 2**18  # moments from which ends, mean and deviation are taken; more are drawn from at random
@@ -370,7 +370,7 @@ class Forecast(Field):
             sums = (weight @ table.reshape(rows, -1)).reshape(-1, kinds, columns)  # (R, parts, C)
             return self._measures(sums / sums[:, 4:5])
 
-        return _resampled(measure, weight, rows)
+        return resampled(measure, weight, rows)
 
     def _levels(self, output: Tensor, truth: Tensor) -> list[Tensor]:
         """(N, H, C) each: pinball loss of standardized values, and whether the outermost levels hold the truth."""

@@ -226,6 +226,15 @@ def _training(schema: Schema, rows: int) -> dict[str, object]:
     return {**settings, "training.epochs": 6, "network.dropout": 0.3}
 
 
+# What all three can be told.
+EMBEDDING = hyperparameter(128, search=[32, 64, 128, 256], help="width of an embedded token")
+UNITS = hyperparameter(128, search=[32, 64, 128, 256], help="of the state, each direction")
+LAYERS = hyperparameter(1, search=[1, 2], help="on top of each other")
+BIDIRECTIONAL = hyperparameter(False, search=[False, True], help="read backwards too (not for texts out)")
+POOLING = hyperparameter("last", search=["last", "mean_max"], help="how the states become one vector")
+DROPOUT = hyperparameter(0.0, search=(0.0, 0.6), help="share of values silenced in training")
+
+
 @network(
     "lstm",
     reason="reads step by step and keeps what its gates let through",
@@ -240,12 +249,12 @@ def lstm(
     schema: Schema,
     role: str,
     *,
-    embedding: PositiveInt = hyperparameter(128, search=[32, 64, 128, 256], help="width of an embedded token"),
-    units: PositiveInt = hyperparameter(128, search=[32, 64, 128, 256], help="of the state, each direction"),
-    layers: PositiveInt = hyperparameter(1, search=[1, 2], help="on top of each other"),
-    bidirectional: bool = hyperparameter(False, search=[False, True], help="read backwards too (not for texts out)"),
-    pooling: PoolName = hyperparameter("last", search=["last", "mean_max"], help="how the states become one vector"),
-    dropout: Share = hyperparameter(0.0, search=(0.0, 0.6), help="share of values silenced in training"),
+    embedding: PositiveInt = EMBEDDING,
+    units: PositiveInt = UNITS,
+    layers: PositiveInt = LAYERS,
+    bidirectional: bool = BIDIRECTIONAL,
+    pooling: PoolName = POOLING,
+    dropout: Share = DROPOUT,
 ) -> nn.Module:
     """Long short-term memory."""
     return _make(schema, "lstm", embedding, units, layers, bidirectional, pooling, dropout)
@@ -265,12 +274,12 @@ def gru(
     schema: Schema,
     role: str,
     *,
-    embedding: PositiveInt = hyperparameter(128, search=[32, 64, 128, 256], help="width of an embedded token"),
-    units: PositiveInt = hyperparameter(128, search=[32, 64, 128, 256], help="of the state, each direction"),
-    layers: PositiveInt = hyperparameter(1, search=[1, 2], help="on top of each other"),
-    bidirectional: bool = hyperparameter(False, search=[False, True], help="read backwards too (not for texts out)"),
-    pooling: PoolName = hyperparameter("last", search=["last", "mean_max"], help="how the states become one vector"),
-    dropout: Share = hyperparameter(0.0, search=(0.0, 0.6), help="share of values silenced in training"),
+    embedding: PositiveInt = EMBEDDING,
+    units: PositiveInt = UNITS,
+    layers: PositiveInt = LAYERS,
+    bidirectional: bool = BIDIRECTIONAL,
+    pooling: PoolName = POOLING,
+    dropout: Share = DROPOUT,
 ) -> nn.Module:
     """Gated recurrent unit."""
     return _make(schema, "gru", embedding, units, layers, bidirectional, pooling, dropout)
@@ -290,12 +299,12 @@ def rnn(
     schema: Schema,
     role: str,
     *,
-    embedding: PositiveInt = hyperparameter(128, search=[32, 64, 128, 256], help="width of an embedded token"),
-    units: PositiveInt = hyperparameter(128, search=[32, 64, 128, 256], help="of the state, each direction"),
-    layers: PositiveInt = hyperparameter(1, search=[1, 2], help="on top of each other"),
-    bidirectional: bool = hyperparameter(False, search=[False, True], help="read backwards too (not for texts out)"),
-    pooling: PoolName = hyperparameter("last", search=["last", "mean_max"], help="how the states become one vector"),
-    dropout: Share = hyperparameter(0.0, search=(0.0, 0.6), help="share of values silenced in training"),
+    embedding: PositiveInt = EMBEDDING,
+    units: PositiveInt = UNITS,
+    layers: PositiveInt = LAYERS,
+    bidirectional: bool = BIDIRECTIONAL,
+    pooling: PoolName = POOLING,
+    dropout: Share = DROPOUT,
 ) -> nn.Module:
     """Simple recurrent network."""
     return _make(schema, "rnn", embedding, units, layers, bidirectional, pooling, dropout)
