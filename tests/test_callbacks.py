@@ -153,7 +153,7 @@ def test_a_signal_saves_and_leaves(tmp_path: Path, number: signal.Signals) -> No
 
 def test_progress_prints_a_line_an_epoch() -> None:
     lines, stream = history([0.5, 0.25]), StringIO()
-    run([lines, Progress(lines, "loss", 2, stream)], 4)
+    run([lines, Progress(lines, "loss", stream)], 4)
     shown = [line for line in stream.getvalue().split("\n") if "epoch" in line]
     assert len(shown) == 2
     assert "epoch   2/2   loss 3.5000   validation loss 0.2500   rate 1.0e-01   2.0 s   0 s left" in shown[1]

@@ -180,7 +180,7 @@ def test_plan_shows_choice_rivals_layers_and_cost() -> None:
     before = sorted(Path("runs").iterdir())
     said = cli("plan", "t.csv", *SHORT)
     assert said.code == 0, said.err
-    assert "Network   mlp: " in said.out
+    assert "Network   table: " in said.out
     rivals = said.out[said.out.index("Rivals") : said.out.index("layer")]
     assert rivals.count(" + ") == 2
     assert rivals.count(" - ") == 2
@@ -222,7 +222,7 @@ def test_runs_shows_every_run() -> None:
     unfinished.mkdir(parents=True)
     (unfinished / "recipe.toml").write_text("", "utf-8")
     said = cli("runs")
-    assert re.search(r"^\s*one\b.*mlp.*0\.\d+ \(", said.out, re.MULTILINE) or ("one" in said.out and "mlp" in said.out)
+    assert re.search(r"^\s*one\b.*table.*0\.\d+ \(", said.out, re.MULTILINE) or ("one" in said.out and "table" in said.out)
     assert {line["name"] for line in json.loads(cli("runs", "--json").out)} >= {"one", "two"}
     assert "unfinished" in cli("runs", "--out", "others").out
     (unfinished / "results.json").write_text("{}", "utf-8")

@@ -23,6 +23,7 @@ from fathom.core.errors import DataError, RowFaults
 from fathom.core.prepare import encode, prepare
 from fathom.core.recipe import Data
 from fathom.core.registry import fields
+from fathom.fields.boxes import boxes_type
 from fathom.fields.image import UnreadableError, open_picture
 from fathom.sources import open_source
 
@@ -38,6 +39,7 @@ def fitted(kind: str, columns: Columns, **options: Any) -> Field:
 
 def example(kind: str) -> Columns:
     generator = np.random.default_rng(0)
+    kind = kind.removesuffix("_copy")  # of what is to be reconstructed
     if kind == "image":
         return Columns({"image": generator.integers(0, 256, (6, 3, 8, 8), dtype=np.uint8)})
     if kind == "number":
@@ -49,6 +51,14 @@ def example(kind: str) -> Columns:
     if kind == "series":
         rows = [[[1.0, 2.0], [3.0, None]], [[0.5, 1.0]], [[2.0, 2.0], [1.0, 4.0], [7.0, 0.0]]]
         return Columns({"series": pa.array(rows, pa.list_(pa.list_(pa.float64())))})
+    if kind == "observation":
+        return Columns({"x1": generator.normal(size=6), "x2": generator.normal(size=6)})
+    if kind == "action":
+        return Columns({"action": [0, 2, 1, 1]})
+    if kind == "boxes":
+        box = {"label": "cat", "x1": 1.0, "y1": 2.0, "x2": 8.0, "y2": 9.0}
+        scenes = [{"width": 16, "height": 9, "fault": None, "objects": boxes} for boxes in ([box, box], [], [box])]
+        return Columns({"boxes": pa.array(scenes, boxes_type())})
     if kind == "forecast":
         return Columns({"a": generator.normal(size=6), "b": generator.normal(size=6)})
     return Columns({"tags": [["x", "y"], [], ["y"], ["z"]]})
@@ -78,6 +88,8 @@ def test_a_field_comes_back_from_json_and_encodes_alike(kind: str) -> None:
     shape = tuple(layer(encoded).shape[1:])
     if kind == "text":  # a batch is as long as its longest row, within what the field allows
         assert shape[0] <= item.shape[0] == again.shape[0]
+    elif kind == "boxes":  # of as many boxes as the fullest row
+        assert shape[1:] == item.shape == again.shape
     else:
         assert shape == item.shape == again.shape
     assert layer(encoded).dtype == (torch.int32 if kind == "text" else torch.float32)

@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "verbs": {"core", "fields", *LAYERS, "verbs"},
     "cli": {"verbs", "console", "core.errors", "core.flags", "core.recipe"},
     "console": {"verbs", "core"},
+    "__main__": {"cli"},
     "__init__": {"verbs", "core"},
 }
 
@@ -101,6 +102,10 @@ def test_the_loop_is_short_and_names_nobody() -> None:
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "yaml", "runpy"}
 FORBIDDEN_CALLS = {"torch.load", "torch.save", "yaml.load", "numpy.load", "torch.hub.load"}
 FORBIDDEN_NAMES = {"eval", "exec", "__import__"}
+# Law 5: a file whose checksum is listed, of which tensors alone are read.
+EXCEPTIONS = {
+    "fields/published.py": ["torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)"],
+}
 
 
 def executes(tree: ast.AST) -> Iterator[str]:
@@ -124,7 +129,7 @@ def executes(tree: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("file", TREES)
 def test_nothing_that_is_loaded_can_run(file: str) -> None:
-    assert list(executes(TREES[file])) == []
+    assert list(executes(TREES[file])) == EXCEPTIONS.get(file, [])
 
 
 @pytest.mark.parametrize(
@@ -164,6 +169,7 @@ def test_the_flags_are_frozen() -> None:
         "test": "data.test",
         "limit": "data.limit",
         "network": "network.name",
+        "from": "network.from",
         "algorithm": "training.algorithm",
         "epochs": "training.epochs",
         "steps": "training.steps",
@@ -215,7 +221,7 @@ def test_callbacks_leave_no_trace_in_training(tmp_path: Path) -> None:
             store = CheckpointStore(tmp_path / "checkpoints")
             watchers = [
                 history, best, EarlyStop(best, 99), TensorBoard(history, tmp_path / "tensorboard"),
-                Progress(history, "loss", 3, StringIO()),
+                Progress(history, "loss", StringIO()),
                 Checkpoint(store, lambda a=algorithm, c=clock: state_of(a, c, {}), 0, history),
             ]  # fmt: skip
         train(algorithm, algorithm.stages(data), watchers, clock, Device.choose("cpu"), non_finite)

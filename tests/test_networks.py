@@ -90,17 +90,21 @@ def test_every_network_on_every_schema(name: str, kind: str) -> None:
         module = networks[name].build(schema, "model", **NEEDED.get(name, {}))
     except FathomError as error:
         refused = str(error)
-    suits = networks[name].about["suits"](whole, 100)
+    about = networks[name].about
+    takes = about["takes"](whole) if "takes" in about else about["suits"](whole, 100) > 0
     if module is None:
-        assert suits == 0, refused
+        assert not takes, refused
         assert refused.startswith(f"The network '{name}' ")
         return
-    assert suits > 0 or name == "layers", "it takes what it says it does not suit"
+    assert takes, "it takes what it says it does not suit"
     model = Model(schema, module)
+    with torch.no_grad():  # a head that begins at zero, as some are published, teaches the body nothing in its first step
+        [part.normal_() for part in module.head.parameters() if not part.any()]
     outputs = model(batch)
     steps = {key: batch[key].shape[1:] for key in sequences.WRITTEN if key in batch}
+    members = [module.members] if hasattr(module, "members") else []  # each answers by itself while it learns
     assert {key: tuple(value.shape) for key, value in outputs.items()} == {
-        key: (ROWS, *(steps[key] + target.outputs[1:] if key in steps else target.outputs))
+        key: (ROWS, *members, *(steps[key] + target.outputs[1:] if key in steps else target.outputs))
         for key, target in schema.targets.items()
     }
     sum((value * torch.randn_like(value)).sum() for value in outputs.values()).backward()
@@ -129,7 +133,7 @@ def test_a_network_that_cannot_take_the_data_says_what_can(name: str, kind: str,
         networks[name].build(sequences.role(sample(kind)[0]), "model", **NEEDED.get(name, {}))
     assert words in str(caught.value)
     if kind == "picture":
-        assert str(caught.value).endswith("What fits: cnn, resnet, mlp, composite, perceptron.")
+        assert str(caught.value).endswith("What fits: cnn, resnet, mlp, composite.")
 
 
 @pytest.mark.parametrize(
@@ -395,4 +399,4 @@ def test_padding_same_keeps_the_size(kernel: int) -> None:
     schema, batch = task(PICTURE, side=12)
     module = networks["cnn"].build(schema, "model", kernel=kernel, padding="same", pool="none", channels=[2, 3])
     pictures = samples(schema, batch)[0]
-    assert module.features(pictures).shape == (ROWS, 3, 12, 12)
+    assert module.body(pictures).shape == (ROWS, 3, 12, 12)

@@ -41,9 +41,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     opened: list[str] = []
     plain = image.open_picture
 
-    def watched(value: Any) -> Any:
+    def watched(value: Any, *more: Any) -> Any:
         opened.append(value)
-        return plain(value)
+        return plain(value, *more)
 
     monkeypatch.setattr(image, "open_picture", watched)
     return opened
@@ -54,22 +54,60 @@ def read(location: Any, **options: Any) -> Prepared:
     return prepare(open_source(location if not isinstance(location, Path) else str(location), data), data, seed=0)
 
 
-def opened_by(decoded: list[str], photos: Path) -> set[str]:
-    decoded.clear()
-    read(photos)
-    return set(decoded)
-
-
 def test_a_second_run_decodes_nothing_it_need_not(photos: Path, decoded: list[str]) -> None:
     first = read(photos)
-    assert len(set(decoded)) == ROWS
-    measured = opened_by(decoded, photos)  # mean and spread are measured again on a sample of the training rows
-    assert len(decoded) < 2 * ROWS
-    assert measured <= {str(path) for path in photos.rglob("*.png")}
+    assert set(decoded) == {str(path) for path in photos.rglob("*.png")}
+    looked_at = len(decoded) - ROWS  # at a few training rows, for size and colors
+    assert looked_at <= image.PROBED
+    decoded.clear()
     second = read(photos)
+    assert len(decoded) == looked_at
+    name = next(iter(second.schema.inputs))
+    mapped = second.store.columns[name]
+    assert isinstance(mapped, torch.Tensor)
+    assert mapped.dtype == torch.uint8
+    assert str(cache_folder() / "encoded") in Path("/proc/self/maps").read_text("utf-8") or not Path("/proc").exists()
     for name in first.store.columns:
         assert torch.equal(first.store.columns[name], second.store.columns[name])
     assert len(list((cache_folder() / "encoded").iterdir())) == 1
+
+
+def test_the_folds_of_a_run_decode_once(photos: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each fold measures another mean, which decides nothing about how pictures are decoded."""
+    monkeypatch.setattr(image, "PROBED", 4)
+    folds = [read(photos, fold=(k, 5)) for k in range(1, 6)]
+    probed = 5 * 5  # 4 to 5 pictures a fold
+    assert len(decoded) <= ROWS + probed
+    states = [fold.schema.inputs["image"].state for fold in folds]
+    assert len({str(state["mean"]) for state in states}) == 5, "each fold is measured on its own training rows"
+    assert len({fold.fingerprint for fold in folds}) == 5
+    assert len(list((cache_folder() / "encoded").iterdir())) == 1
+    decoded.clear()
+    read(photos, fields={"image": {"fit_by": "pad", "size": [8, 12]}})
+    assert set(decoded) == {str(path) for path in photos.rglob("*.png")}, "another working size is decoded anew"
+
+
+def test_what_prepare_measures_is_what_fit_measures(photos: Path) -> None:
+    prepared = read(photos)
+    alone = fields["image"].make(["image"])
+    alone.fit([prepared.columns.take(prepared.splits["train"])])
+    item = prepared.schema.inputs["image"]
+    assert alone.state.keys() == item.state.keys()
+    for key in ("mean", "std"):
+        assert alone.state[key] == pytest.approx(item.state[key], rel=1e-6)
+
+
+def test_an_animation_is_read_by_its_first_picture_and_told(photos: Path) -> None:
+    """Also when the pictures come from the cache."""
+    frames = [Image.new("RGB", (9, 9), color) for color in ("red", "blue")]
+    frames[0].save(photos / "cat" / "moving.gif", save_all=True, append_images=frames[1:])
+    for _ in range(2):
+        prepared = read(photos)
+        (note,) = (note for note in prepared.notes if "read in part" in note)
+        assert note.startswith("1 row read in part: ")
+        assert note.endswith("moving.gif: it holds several pictures, of which the first is taken.")
+        row = prepared.columns["image"].to_pylist().index(str(photos / "cat" / "moving.gif"))
+        assert prepared.store.columns["image"][row].float().mean((1, 2)).tolist() == [255.0, 0.0, 0.0]  # type: ignore[index]
 
 
 def test_a_changed_file_and_a_damaged_cache_are_noticed(photos: Path) -> None:
@@ -81,16 +119,17 @@ def test_a_changed_file_and_a_damaged_cache_are_noticed(photos: Path) -> None:
     name = next(iter(second.schema.inputs))
     row = second.columns[second.schema.inputs[name].columns[0]].to_pylist().index(str(victim))
     assert second.store.columns[name][row].float().mean((1, 2)).tolist() == [255.0, 0.0, 0.0]
-    for file in (cache_folder() / "encoded").rglob("*.bin"):
-        file.write_bytes(file.read_bytes()[:-1])
-    third = read(photos)
-    assert torch.equal(third.store.columns[name], second.store.columns[name])
+    for hurt in (lambda data: data[:-1], lambda data: bytes([data[0] ^ 1]) + data[1:]):
+        for file in (cache_folder() / "encoded").rglob("values.bin"):
+            file.write_bytes(hurt(file.read_bytes()))
+        third = read(photos)
+        assert torch.equal(third.store.columns[name], second.store.columns[name])
 
 
 def test_a_damaged_cache_is_replaced(photos: Path, decoded: list[str]) -> None:
     read(photos)
     ((folder),) = (cache_folder() / "encoded").iterdir()
-    (folder / "0.bin").write_bytes(b"")
+    (folder / "values.bin").write_bytes(b"")
     for _ in range(2):
         decoded.clear()
         read(photos)

@@ -27,7 +27,7 @@ from fathom.core.registry import algorithms, fields, networks
 from fathom.core.tensors import FEATURES
 from fathom.fields import published
 from fathom.fields.text import Text
-from fathom.networks.pretrained import Bert, bert_names, rates_of
+from fathom.networks.encoder import Bert, bert_names, rates_of
 from fathom.verbs.assemble import build, open_task
 from kit import cli
 
@@ -550,7 +550,7 @@ def test_a_recipe_names_the_folder_so_that_it_holds_from_anywhere(
     [
         (("data.text.level=word",), "needs the tokens of its encoder"),
         (("network.weights=minilmm",), "Did you mean 'minilm'"),
-        (("data.types.text=category",), "reads one text"),
+        (("data.types.text=category",), "reads one picture or one text"),
     ],
 )
 def test_wrong_requests_are_told_in_sentences(

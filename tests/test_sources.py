@@ -66,7 +66,8 @@ def test_what_nothing_reads_is_refused_with_the_nearest(tmp_path: Path, location
 
 
 def test_every_source_says_what_it_reads() -> None:
-    assert [entry.name for entry in sources] == ["arrays", "builtin", "entities", "images", "series", "tables", "texts"]
+    names = "arrays builtin entities environments images scenes series tables texts"
+    assert [entry.name for entry in sources] == names.split()
     assert all(entry.about["reads"] and entry.summary for entry in sources)
 
 

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from fathom.core.errors import FathomError
     from fathom.core.registry import hyperparameter, network
     from fathom.verbs.chat import chat
+    from fathom.verbs.embed import embed
     from fathom.verbs.evaluate import evaluate
     from fathom.verbs.fit import fit
     from fathom.verbs.generate import generate
     from fathom.verbs.listing import listing
     from fathom.verbs.plan import plan
+    from fathom.verbs.play import play
     from fathom.verbs.predict import predict
     from fathom.verbs.report import report
     from fathom.verbs.result import Run, load
@@ -32,6 +34,7 @@ _HOMES = {
     "Run": "fathom.verbs.result",
     "chat": "fathom.verbs.chat",
     "compare": "fathom.verbs.runs",
+    "embed": "fathom.verbs.embed",
     "evaluate": "fathom.verbs.evaluate",
     "fit": "fathom.verbs.fit",
     "generate": "fathom.verbs.generate",
@@ -40,14 +43,15 @@ _HOMES = {
     "load": "fathom.verbs.result",
     "network": "fathom.core.registry",
     "plan": "fathom.verbs.plan",
+    "play": "fathom.verbs.play",
     "predict": "fathom.verbs.predict",
     "report": "fathom.verbs.report",
     "runs": "fathom.verbs.runs",
 }
 
 __all__ = [
-    "FathomError", "Run", "chat", "compare", "evaluate", "fit", "generate", "hyperparameter", "listing", "load",
-    "network", "plan", "predict", "report", "runs",
+    "FathomError", "Run", "chat", "compare", "embed", "evaluate", "fit", "generate", "hyperparameter", "listing", "load",
+    "network", "plan", "play", "predict", "report", "runs",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import keyword
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,7 @@ app = typer.Typer(
     fathom predict runs/photos-1 cat.jpg
     fathom fit book.txt                       a language model: fathom generate, fathom chat
     fathom fit load.csv --horizon 24          a forecast
+    fathom fit CartPole-v1                    an agent: fathom play
 
     Any key of the recipe can be set as section.key=value: network.dropout=0.5 training.label_smoothing=0.1
     """,
@@ -54,13 +56,13 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command one option for each flag, and collect those that were given in `flags`."""
 
     def call(**given: Any) -> Any:
-        flags = {name: given.pop(name) for name in FLAGS}
+        flags = {name: given.pop(_parameter(name)) for name in FLAGS}
         return command(**given, flags=flags)
 
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "flags"]
     options = [
         inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None,
+            _parameter(name), inspect.Parameter.KEYWORD_ONLY, default=None,
             annotation=Annotated[flag.type | None, typer.Option(f"--{name}", help=flag.help, show_default=False)],
         )
         for name, flag in FLAGS.items()
@@ -69,6 +71,11 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     call.__annotations__ = {p.name: p.annotation for p in own + options}
     call.__doc__, call.__name__ = command.__doc__, command.__name__
     return call
+
+
+def _parameter(flag: str) -> str:
+    """The name of a flag as a parameter, which no word of Python itself can be (`from`)."""
+    return f"{flag}_" if keyword.iskeyword(flag) else flag
 
 
 def request(
@@ -202,12 +209,15 @@ def evaluate(
         str | None,
         typer.Argument(metavar="DATA", help="Other data; the run's test split where not given.", show_default=False),
     ] = None,
+    episodes: Annotated[
+        int | None, typer.Option("--episodes", min=1, help="That an agent plays; 100 where not given.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Judge a run on its test split or on other data: metrics with intervals, baselines beside them."""
     from fathom.verbs.evaluate import evaluate as judge
 
-    results = judge(run, data)
+    results = judge(run, data, episodes)
     show(results, as_json, "results")
 
 
@@ -217,20 +227,26 @@ def predict(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders or texts; - reads a CSV table.")],
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", help="Write a .csv, .parquet or .json file instead.", show_default=False),
+        typer.Option(
+            "--output", "-o", help="Write a .csv, .parquet or .json file; of boxes also a picture or a folder of them.",
+            show_default=False,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer new inputs, with confidence."""
     from pathlib import Path
 
-    from fathom.verbs.predict import check_output, write_answers
+    from fathom.verbs.drawing import is_drawn
+    from fathom.verbs.predict import check_place, write_answers
     from fathom.verbs.predict import predict as answer
+    from fathom.verbs.result import load
 
+    loaded = load(run)
     if output:
-        check_output(Path(output), inputs)
+        check_place(loaded, Path(output), inputs)
     with ExitStack() as stack:
-        answers = answer(run, *[stack.enter_context(piped()) if word == "-" else word for word in inputs])
+        answers = answer(loaded, *[stack.enter_context(piped()) if word == "-" else word for word in inputs])
     noted = [line for line in answers if "note" in line]
     for line in noted[:NOTES]:
         say(f"Note      {line['input']}: {line['note']}")
@@ -239,8 +255,37 @@ def predict(
     if output:
         write_answers(answers, Path(output))
         say(f"{len(answers)} answer{'s' * (len(answers) != 1)} written to {output}")
-    if as_json or not output:
+    if as_json or not output or is_drawn(answers, Path(output)):
         show(answers, as_json, "answers")
+
+
+@app.command()
+def embed(
+    run: RunArgument,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders or texts; - reads a CSV table.")],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="Write the vectors to a .npy, .csv or .parquet file.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn inputs into vectors that are near each other where inputs are alike."""
+    from pathlib import Path
+
+    from fathom.verbs.embed import check_place, embedding, nearest, write_codes
+
+    if output:
+        check_place(Path(output), inputs)
+    with ExitStack() as stack:
+        made = embedding(run, *[stack.enter_context(piped()) if word == "-" else word for word in inputs])
+    if output:
+        write_codes(made, Path(output))
+        say(f"{len(made.names)} vector{'s' * (len(made.names) != 1)} written to {output}")
+    if as_json:
+        vectors = zip(made.names, made.vectors.tolist(), strict=True)
+        print(json.dumps([{"input": name, "vector": vector} for name, vector in vectors]))
+    else:
+        show({"names": made.names, "shape": made.vectors.shape, "nearest": nearest(made.vectors)}, False, "embedding")
 
 
 Length = Annotated[int, typer.Option("--length", min=1, help="Tokens to write at most.")]
@@ -259,16 +304,35 @@ def generate(
     top_k: TopK = 0,
     top_p: TopP = 0.95,
     seed: Seed = 0,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many texts.")] = 1,
+    n: Annotated[
+        int | None, typer.Option("-n", min=1, help="How many texts (1) or samples (64).", show_default=False)
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output", "-o", help="Where samples are written: a grid as .png, a walk as .gif, rows as .csv.", show_default=False
+        ),
+    ] = None,
+    walk: Annotated[bool, typer.Option("--walk", help="Samples on the way from one code to another.")] = False,
+    of_class: Annotated[
+        str | None, typer.Option("--class", help="What a conditional network is to make.", show_default=False)
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Let a language model write on from a prompt; the text is shown as it is written."""
+    """Make something new: text that goes on from a prompt, shown as it is written; or pictures and rows from nothing."""
     from fathom.verbs.generate import Sampling, stream
+    from fathom.verbs.result import load
+    from fathom.verbs.samples import asks_rows
+
+    loaded = load(run)
+    if asks_rows(loaded, output, walk, of_class):
+        make_samples(loaded, n, output, seed, walk, of_class, as_json)
+        return
 
     def tell(line: str) -> None:
         say(f"Note      {line}")
 
-    texts = stream(run, prompt, length, Sampling(temperature, top_k, top_p, seed), n, tell)
+    texts = stream(loaded, prompt, length, Sampling(temperature, top_k, top_p, seed), n or 1, tell)
     if as_json:
         print(json.dumps(["".join(text) for text in texts], indent=1))
         return
@@ -276,6 +340,25 @@ def generate(
         if i:
             print("\n----\n")
         show_pieces(text)
+
+
+def make_samples(
+    run: Any, n: int | None, output: str | None, seed: int, walk: bool, of_class: str | None, as_json: bool
+) -> None:
+    """Pictures or rows, written to a file; rows are shown where none is named."""
+    from pathlib import Path
+
+    from fathom.verbs.samples import check_place, samples, write
+
+    if output:
+        check_place(Path(output))
+    made = samples(run, n, seed, walk, of_class)
+    if made.pictures is not None or output:
+        place = Path(output or ("walk.png" if walk else "samples.png"))
+        write(made, place)
+        say(f"{len(made)} sample{'s' * (len(made) != 1)} written to {place}")
+    if made.pictures is None and (as_json or not output):
+        show(made.rows, as_json, "answers")
 
 
 @app.command()
@@ -300,6 +383,22 @@ def chat(
         show_pieces(conversation.answer(text))
         if verbose:
             say(f"Note      {conversation.tokens} tokens so far, {conversation.tokens_a_second:,.0f} a second")
+
+
+@app.command()
+def play(
+    run: RunArgument,
+    output: Annotated[str, typer.Option("--output", "-o", help="The .gif or .mp4 file to write.")] = "agent.gif",
+    episodes: Annotated[int, typer.Option("--episodes", min=1, help="How many to draw.")] = 1,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Of the episodes; the run's own where not given.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Watch an agent: its environment drawn, with what it thinks of each action beside."""
+    from fathom.verbs.play import play as draw
+
+    show(draw(run, output, episodes, seed), as_json, "play")
 
 
 @app.command()

@@ -13,7 +13,9 @@ from rich.text import Text
 
 SHOWN = (
     "accuracy", "balanced_accuracy", "f1", "auroc", "auprc", "log_loss", "ece", "exact_match", "rmse", "mae", "r2",
-    "mase", "perplexity", "bits_per_byte", "bleu", "chrf",
+    "negative_elbo", "nll", "kl", "bits_per_dimension", "psnr", "denoised_psnr", "scaled_mse", "denoised_scaled_mse",
+    "return", "mean_return", "episode_length", "mase", "masked_accuracy", "perplexity",
+    "bits_per_byte", "bleu", "chrf", "map", "map50", "map75",
 )  # fmt: skip
 
 
@@ -55,8 +57,16 @@ def words(metric: str) -> str:
         "r2": "R2",
         "f1": "F1",
         "mase": "MASE",
+        "nll": "NLL (nats)",
+        "kl": "KL (nats)",
+        "negative_elbo": "negative ELBO (nats)",
+        "psnr": "PSNR (dB)",
+        "denoised_psnr": "denoised PSNR (dB)",
         "bleu": "BLEU",
         "chrf": "chrF",
+        "map": "mAP",
+        "map50": "mAP50",
+        "map75": "mAP75",
     }
     head, _, last = metric.rpartition(".")
     return f"{head} {short.get(last, last.replace('_', ' '))}".strip()
@@ -80,8 +90,41 @@ def print_results(results: Mapping[str, Any]) -> None:
     out = console()
     out.print(shown)
     out.print(results["verdict"], soft_wrap=True)
+    if results.get("early"):
+        print_early(results["early"], results.get("member"))
     for note in results.get("evaluation_notes", []):
         out.print(f"Note: {note}", style="dim", soft_wrap=True)
+
+
+def print_early(told: Mapping[str, Any], member: str | None = None) -> None:
+    """How early a series tells its class, and how many alarms that costs.
+
+    Args:
+        told: "early" of results.json.
+        member: the one of which it tells, of several.
+    """
+    metric, lines = told["metric"], told["stretches"]
+    rivals = list(lines[-1]["baseline"])
+    alarms = told.get("alarms", {}).get("stretches", [{}] * len(lines))
+    columns = [f"{told['unit']}s seen", words(metric), "95 % interval", *rivals]
+    shown = table(*columns, *(["found", "alarms per event", "if they stay raised"] if "alarms" in told else []))
+    for line, counts in zip(lines, alarms, strict=True):
+        mine = line["test"].get(metric)
+        cells = [number(mine["value"]), f"{number(mine['low'])} to {number(mine['high'])}"] if mine else ["", ""]
+        others = [line["baseline"].get(name, {}) for name in rivals]
+        cells += [number(other[metric]["value"]) if metric in other else "" for other in others]
+        for way, figure in (("now", "sensitivity"), ("now", "alarms_per_event"), ("raised", "alarms_per_event")):
+            if counts:
+                cells.append(number(counts[way][figure]["value"]) if figure in counts[way] else "")
+        shown.add_row(f"{line['seen']:g}", *cells)
+    out = console()
+    out.print(shown)
+    if member:
+        out.print(f"The table above is that of {member}, which is deployed.", soft_wrap=True)
+    if told["says"]:
+        out.print(told["says"][len(told["says"]) // 2], soft_wrap=True)
+    if "alarms" in told:
+        out.print(told["alarms"]["says"], soft_wrap=True)
 
 
 def print_run(results: Mapping[str, Any]) -> None:
@@ -124,6 +167,13 @@ def print_plan(made: Mapping[str, Any]) -> None:
     out.print(f"Memory    about {made['memory'] / 2**20:,.0f} MiB beside the libraries")
 
 
+def print_play(played: Mapping[str, Any]) -> None:
+    """What was drawn."""
+    for i, (total, length) in enumerate(zip(played["returns"], played["lengths"], strict=True)):
+        console().print(f"Episode {i + 1}: return {total:,.6g} in {length:,} action{'s' * (length != 1)}")
+    console().print(f"{played['pictures']:,} pictures written to {played['file']}", soft_wrap=True)
+
+
 def duration(seconds: float) -> str:
     """12 s, 3.5 minutes, 2.1 hours."""
     return (
@@ -137,10 +187,11 @@ def duration(seconds: float) -> str:
 
 def print_answers(answers: Sequence[Mapping[str, Any]]) -> None:
     """One row an input."""
+    from fathom.verbs.drawing import are_boxes, shown as shown_boxes
     from fathom.verbs.predict import flatten
 
-    flat = [flatten(dict(answer)) for answer in answers]
-    names = [name for name in dict.fromkeys(k for row in flat for k in row) if ".probabilities." not in f".{name}"]
+    flat = shown_boxes(answers) if are_boxes(answers) else [flatten(dict(answer)) for answer in answers]
+    names = [name for name in dict.fromkeys(k for row in flat for k in row) if not {"probabilities", "columns"} & set(name.split(".")[:-1])]
     shown = table(*names)
     for row in flat:
         shown.add_row(*[_cell(row.get(name, "")) for name in names])
@@ -150,6 +201,21 @@ def print_answers(answers: Sequence[Mapping[str, Any]]) -> None:
 def _cell(value: Any) -> str:
     """A value of an answer: three places, more where they would all be zero."""
     return str(value) if not isinstance(value, float) else f"{value:.3f}" if abs(value) >= 0.1 else number(value)
+
+
+def print_embedding(made: Mapping[str, Any]) -> None:
+    """How many vectors of how many numbers, and which inputs are nearest to each other."""
+    rows, width = made["shape"]
+    out = console()
+    out.print(f"{rows:,} vector{'s' * (rows != 1)} of {width:,} numbers")
+    if not made["nearest"]:
+        return
+    shown = table("cosine", "between", "and")
+    for column in shown.columns:
+        column.justify, column.no_wrap = "left", False
+    for first, second, cosine in made["nearest"]:
+        shown.add_row(f"{cosine:.3f}", made["names"][first], made["names"][second])
+    out.print(shown)
 
 
 def print_runs(lines: Sequence[Mapping[str, Any]], out: str) -> None:
@@ -206,6 +272,8 @@ def print_listing(entries: Sequence[Mapping[str, Any]]) -> None:
         for key, sign in (("pros", "+"), ("cons", "-"), ("paper", "paper:")):
             if entry.get(key):
                 out.print(f"    {sign} {entry[key]}", soft_wrap=True)
+        if entry.get("parameters"):
+            out.print(f"    parameters: {entry['parameters']:,} as published", soft_wrap=True)
         for knob in entry["hyperparameters"]:
             default = json_like(knob["default"])
             out.print(f"    {knob['name']}={default}  {knob['help']}", soft_wrap=True, style="dim")

@@ -4,10 +4,14 @@
     greedy, sample      one token after the other: the likeliest, or drawn (temperature, top-k, top-p)
     beam                the likeliest whole answer among a few that are kept (Graves 2012; Wu et al. 2016)
     token_loss          nats of each token
+    windows             stretches of one long text, drawn anew for each step
+    mean_state          one vector a text: the mean of what the network makes of its tokens
 
 A network for language gives logits of the token after each given one, `forward(*sources, given (B, T)) -> (B, T, V)`,
 and continues without computing the past again: `start(*sources) -> state`, `extend(given (B, t), state) -> (B, t, V),
-state`. A state is nested tuples, lists or dicts of tensors whose first dimension is the row.
+state`. A state is nested tuples, lists or dicts of tensors whose first dimension is the row. One that also has
+`states(*sources) -> (B, T, D), (B, T)`, or `states(given)` where nothing is translated, can embed: what it makes of each
+step, and which steps exist.
 
 In comments: B rows, T tokens, V words of the vocabulary, K beams.
 """
@@ -45,7 +49,11 @@ def target_of(schema: Schema) -> str:
     return next(name for name, item in schema.targets.items() if item.kind == "text")
 
 
-@algorithm("language", suits=lambda schema: any(item.kind == "text" for item in schema.targets.values()))
+@algorithm(
+    "language",
+    suits=lambda schema: any(item.kind == "text" for item in schema.targets.values()),
+    watches=("perplexity",),
+)
 class Language(Algorithm):
     """Each token from those before it, and from the source where there is one.
 
@@ -79,12 +87,9 @@ class Language(Algorithm):
             yield from super().batches(stage, start)
             return
         stream, training = end_to_end(stage.data, self.target)[0], self.context.recipe.training
-        length = min(self.schema.targets[self.target].shape[0] + 1, len(stream))
-        steps = torch.arange(length)
-        for step in count(start):
-            generator = torch.Generator().manual_seed((training.seed * 1_000_003 + step) % 2**63)
-            first = torch.randint(len(stream) - length + 1, (training.rows_per_batch(), 1), generator=generator)
-            yield {self.target: stream[first + steps].to(self.context.device)}
+        length = self.schema.targets[self.target].shape[0] + 1
+        for tokens in windows(stream, length, training.rows_per_batch(), training.seed, start):
+            yield {self.target: tokens.to(self.context.device)}
 
     @classmethod
     def epoch(cls, schema: Schema, data: TensorSet, training: Training) -> int:
@@ -158,8 +163,52 @@ class Language(Algorithm):
             tokens = batch[target]
             return token_loss(forward({**batch, target: tokens[:, :-1]})[target], tokens[:, 1:])[0].sum(1)
 
+        def embed(batch: Batch) -> Tensor:
+            model.eval()
+            if not schema.inputs:
+                return mean_state(model.module.states, batch[target], schema.targets[target].shape[0])  # type: ignore[arg-type]
+            states, exists = model.module.states(*read_sources(model, batch))  # type: ignore[operator]
+            return sum_over(states, exists) / exists.sum(1, keepdim=True)
+
         layers = {"preprocess": model.preprocess, "network": model.module}
-        return Predictor(schema, layers, forward, answer if schema.inputs else None, stream, {"nats": nats})
+        scores = {"nats": nats, "embed": embed} if hasattr(model.module, "states") else {"nats": nats}
+        return Predictor(schema, layers, forward, answer if schema.inputs else None, stream, scores)
+
+
+def windows(stream: Tensor, length: int, rows: int, seed: int, start: int) -> Iterator[Tensor]:
+    """Endless batches (rows, length) of stretches of a text, drawn by the seed and the step alone.
+
+    Args:
+        stream: (N,) the text.
+        length: tokens of a stretch; all of a shorter text.
+        rows: of a batch.
+        seed: of the run.
+        start: the first step.
+    """
+    steps = torch.arange(min(length, len(stream)))
+    for step in count(start):
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % 2**63)
+        first = torch.randint(len(stream) - len(steps) + 1, (rows, 1), generator=generator)
+        yield stream[first + steps]
+
+
+def mean_state(read: Callable[[Tensor], tuple[Tensor, Tensor]], tokens: Tensor, window: int) -> Tensor:
+    """(B, D) the mean over all tokens of what a network makes of each.
+
+    Args:
+        read: (B, T) tokens -> (B, T, D) states, and which of them exist.
+        tokens: (B, T), PAD where a row has ended.
+        window: tokens that the network sees at once; longer rows are read a window after the other.
+    """
+    exists = tokens != PAD  # not what `read` says: of a window without a token it counts the first, so as to see something
+    parts = zip(tokens.split(window, 1), exists.split(window, 1), strict=True)
+    sums = [sum_over(read(part)[0], there) for part, there in parts]
+    return torch.stack(sums).sum(0) / exists.sum(1, keepdim=True).clamp(min=1)
+
+
+def sum_over(states: Tensor, exists: Tensor) -> Tensor:
+    """(B, D) the sum of states (B, T, D) over the steps that exist (B, T)."""
+    return (states.float() * exists[..., None]).sum(1)
 
 
 def token_loss(logits: Tensor, wanted: Tensor, smoothing: float = 0.0) -> tuple[Tensor, Tensor]:

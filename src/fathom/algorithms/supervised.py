@@ -29,6 +29,7 @@ from fathom.core.errors import FathomError, unknown
 from fathom.core.optimize import Optimizer
 from fathom.core.registry import algorithm
 from fathom.core.validation import validation
+from fathom.core.views import over_views
 
 HALF = (torch.bfloat16, torch.float16)  # losses are computed in at least single precision
 
@@ -97,7 +98,7 @@ class Supervised(Algorithm):
         """The loss of a batch, a scalar; penalties are not in it."""
         total: Tensor | None = None
         for name, term in self.terms.items():
-            each = term(outputs[name].float(), batch[name])  # (B,)
+            each = over_members(term, outputs[name].float(), batch[name], len(self.schema.targets[name].outputs))  # (B,)
             mean = (
                 each.mean()
                 if WEIGHT not in batch
@@ -115,14 +116,36 @@ class Supervised(Algorithm):
 
     @classmethod
     def deploy(cls, schema: Schema, models: Mapping[str, Model]) -> Predictor:
-        """The network in evaluation mode."""
+        """The network in evaluation mode, its answers averaged over the views that the inputs state."""
         model = models["model"]
 
         def forward(batch: Batch) -> Batch:
             model.eval()
             return dict(model(batch))
 
-        return Predictor(schema, {"preprocess": model.preprocess, "network": model.module}, forward)
+        def embed(batch: Batch) -> Tensor:
+            model.eval()
+            return model.features(batch).flatten(1)
+
+        divided = hasattr(model.module, "features") and hasattr(model.module, "decide")
+        layers = {"preprocess": model.preprocess, "network": model.module}
+        return Predictor(schema, layers, over_views(schema, forward), scores={"embed": embed} if divided else {})
+
+
+def over_members(term: Loss, output: Tensor, truth: Tensor, dimensions: int) -> Tensor:
+    """(B,) losses; of a network of k members the mean of their own losses, so that each learns by itself.
+
+    Args:
+        term: (output, target) -> (B,).
+        output: (B, *outputs), or (B, k, *outputs) from a network of members in training.
+        truth: (B, ...) encoded target.
+        dimensions: of the outputs of one row.
+    """
+    if output.ndim == 1 + dimensions:
+        return term(output, truth)
+    rows, members = output.shape[:2]
+    each = term(output.flatten(0, 1), truth.repeat_interleave(members, 0))  # (B * k,)
+    return each.reshape(rows, members).mean(1)
 
 
 def smooth(truth: Tensor, classes: int, share: float) -> Tensor:

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fathom.analysis.evidence import Evidence, best_baseline, calibration, is_better
-from fathom.analysis.wording import finite, number_text, percent, shorten
+from fathom.analysis.wording import finite, metric_words, number_text, percent, shorten
 from fathom.core.errors import count_text
 
 CLASS_WEIGHTS = "supervised.class_weights"
-IN_PIECES = "language model"  # whose rows say nothing about how much text there is
+IN_PIECES = ("language model", "masked language model")  # whose rows say nothing about how much text there is
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Advice:
 def suggestions(evidence: Evidence) -> list[Advice]:
     """What the evidence says to try next, the most urgent first; never empty."""
     rules = RULES if evidence.results else UNFINISHED
+    if evidence.results.get("episodes"):
+        rules = ACTING
     found = [advice for rule in rules if (advice := rule(evidence)) is not None]
     if found:
         return found
@@ -150,6 +152,23 @@ def calibrate(evidence: Evidence) -> Advice | None:
     return None
 
 
+def end_early(evidence: Evidence) -> Advice | None:
+    """On the first part of each series the network is worse than a baseline that was fitted on as much."""
+    told = evidence.results.get("early")
+    if not told or evidence.setting("augment.cut"):
+        return None
+    metric = str(told["metric"])
+    for line in told["stretches"][:-1]:
+        gaps = [table[metric] for table in line["difference"].values() if metric in table]
+        if any(gap["high"] < 0 for gap in gaps):
+            why = (
+                f"With {line['seen']:g} of {told['longest']:g} {told['unit']}s seen, the network is worse than a baseline "
+                f"fitted on as much ({metric_words(metric)}): it has learnt from whole series only."
+            )
+            return Advice("Let it learn from series that end early", why, evidence.repeat("augment.cut=0.5"))
+    return None
+
+
 def weigh_classes(evidence: Evidence) -> Advice | None:
     """A rare class is found less often than the others."""
     if evidence.setting(CLASS_WEIGHTS, "none") != "none":
@@ -172,7 +191,7 @@ def weigh_classes(evidence: Evidence) -> Advice | None:
 def cross_validate(evidence: Evidence) -> Advice | None:
     """So few test rows that the interval says little."""
     rows = evidence.results.get("splits", {}).get("test")
-    if not rows or rows >= 200 or evidence.results.get("task") == IN_PIECES or evidence.results.get("members"):
+    if not rows or rows >= 200 or evidence.results.get("task") in IN_PIECES or evidence.results.get("members"):
         return None
     why = f"Only {count_text(rows, 'row')} could be tested. Folds test every row once and narrow the interval."
     return Advice("Cross-validate", why, evidence.repeat("training.folds=5"))
@@ -181,10 +200,32 @@ def cross_validate(evidence: Evidence) -> Advice | None:
 def gather_rows(evidence: Evidence) -> Advice | None:
     """So few training rows that more of them is the best remedy."""
     rows = evidence.results.get("splits", {}).get("train")
-    if not rows or rows >= 500 or evidence.results.get("task") == IN_PIECES:
+    if not rows or rows >= 500 or evidence.results.get("task") in IN_PIECES:
         return None
     why = f"There were {count_text(rows, 'training row')}. No setting does as much as more rows."
     return Advice("Gather more data", why)
+
+
+def act_longer(evidence: Evidence) -> Advice | None:
+    """Returns were still rising at the end of an agent's training."""
+    returns = list((evidence.results.get("learning") or {}).get("return") or [])
+    taken = finite(evidence.results.get("environment_steps"))
+    if len(returns) < 8 or taken is None:
+        return None
+    quarter = len(returns) // 4
+    before, last = (sum(part) / len(part) for part in (returns[-2 * quarter : -quarter], returns[-quarter:]))
+    if last - before <= 0.05 * (max(returns) - min(returns)):
+        return None
+    why = f"The return was still rising: from {number_text(before)} to {number_text(last)} in the last quarter."
+    return Advice("Let it act longer", why, evidence.repeat(f"training.environment_steps={int(2 * taken)}"))
+
+
+def repeat_with_seeds(evidence: Evidence) -> Advice | None:
+    """One seed of an agent, whose results differ more from seed to seed than those of other networks."""
+    if evidence.results.get("members"):
+        return None
+    why = "Agents differ much from seed to seed, and one says little (Agarwal et al. 2021)."
+    return Advice("Repeat it with other seeds", why, evidence.repeat("training.seeds=5"))
 
 
 Rule = Callable[[Evidence], Advice | None]
@@ -195,7 +236,9 @@ RULES: tuple[Rule, ...] = (
     regularize,
     train_longer,
     calibrate,
+    end_early,
     weigh_classes,
     cross_validate,
     gather_rows,
 )
+ACTING: tuple[Rule, ...] = (lower_the_rate, prefer_the_baseline, act_longer, repeat_with_seeds)

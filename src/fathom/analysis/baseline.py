@@ -7,6 +7,7 @@
     boosted      histogram gradient boosting (Ke et al. 2017), where there are no images
     texts        logistic regression and NB-SVM on words (`baseline_text`), where an input is a text
     nearest      the class of the nearest series under time warping (`warping`), where the input is one short series
+    boxes        the mean box of each class, the most frequent boxes (`detection`)
     forecasts    the last value, the season before, ridge on the past, boosting on lags (`baseline_series`)
 
 Outputs have the form of a network's (log probabilities, standardized numbers, logits), so that evaluation
@@ -34,7 +35,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fathom.analysis import baseline_series, baseline_text, warping
+from fathom.analysis import baseline_series, baseline_text, detection, warping
 from fathom.analysis.evaluate import encoded, row_weights
 from fathom.core.contract import Field, Schema
 from fathom.core.tensors import Batch, Ragged, TensorSet
@@ -88,6 +89,8 @@ def baselines(
     """
     if [item.kind for item in schema.targets.values()] == ["forecast"]:
         return baseline_series.forecasts(schema, train, test, seed)
+    if [item.kind for item in schema.targets.values()] == ["boxes"]:
+        return detection.baselines(schema, train, test), []
     strange = [item.kind for item in schema.targets.values() if item.kind not in TRIVIAL]
     if strange:
         return {}, [f"There is no baseline for a target of kind {strange[0]}."]
@@ -98,19 +101,34 @@ def baselines(
     unread = sorted({item.kind for item in schema.inputs.values()} - set(READABLE))
     if unread:
         return found, [f"There is no classical baseline: none reads inputs of kind {', '.join(unread)}."]
-    layout = Layout.of(schema, train)
-    rows, notes = _chosen(schema, layout, len(train), seed)
-    features = np.concatenate(list(layout.chunks(train, rows)))
-    for approach in _approaches(schema, layout, features, seed):
-        try:
-            found[approach.name] = _fitted(approach, schema, layout, train, rows, features, test)
-        except UnfitError as reason:
-            notes.append(f"There is no baseline '{approach.name}': {reason}.")
+    fitted, notes = classical(schema, train, test, seed)
+    found |= fitted
     if _is_labelled_series(schema):
         try:
             found[NEAREST] = _nearest(schema, train, test)
         except UnfitError as reason:
             notes.append(f"There is no baseline '{NEAREST}': {reason}.")
+    return found, notes
+
+
+def classical(schema: Schema, train: TensorSet, test: TensorSet, seed: int) -> tuple[dict[str, Batch], list[str]]:
+    """The linear model and boosting on what `Layout` makes of the inputs.
+
+    Args:
+        schema, train, test, seed: as for `baselines`; every input is of a kind in `READABLE`.
+
+    Returns:
+        name -> target -> (N, *outputs); and sentences about what was left out or cut.
+    """
+    layout = Layout.of(schema, train)
+    rows, notes = _chosen(schema, layout, len(train), seed)
+    features = np.concatenate(list(layout.chunks(train, rows)))
+    found = {}
+    for approach in _approaches(schema, layout, features, seed):
+        try:
+            found[approach.name] = _fitted(approach, schema, layout, train, rows, features, test)
+        except UnfitError as reason:
+            notes.append(f"There is no baseline '{approach.name}': {reason}.")
     return found, notes
 
 

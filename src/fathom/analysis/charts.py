@@ -6,6 +6,8 @@
     reliability_chart, confidence_chart      can the confidence of a target be trusted?
     scatter_chart                            the answers of a number against its truths
     stretch_charts, horizon_chart            forecasts beside what came; their errors by moments ahead
+    early_chart(told)                        a metric by how much of each series is seen
+    memory_chart(curve)                      the gradient by distance from the end of a sequence
     confusion(target)                        the matrix of a category, and its most confused classes
 
 A chart holds at most `EPOCHS` or `POINTS` points and a matrix `MATRIX` classes, so that a page stays small.
@@ -19,12 +21,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from fathom.analysis.evidence import Evidence, Table, filled_bins, kept_epoch, primary_metric
+from fathom.analysis.evidence import Evidence, Table, estimate, filled_bins, kept_epoch, primary_metric
 from fathom.analysis.wording import finite, metric_label, number_text, percent, tick_text
 from fathom.core.errors import count_text
 
 EPOCHS, POINTS, MATRIX, PAIRS = 400, 2000, 20, 20
 GAP = 0.6  # percent between bars
+FAINT = 1e-9  # the smallest share of a gradient that is told from nothing
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def plain_text(value: float) -> str:
@@ -156,9 +160,11 @@ def thin(count: int, most: int) -> list[int]:
 
 
 def curves(evidence: Evidence) -> list[Chart]:
-    """Loss, primary validation metric and learning rate over the epochs."""
+    """Loss, primary validation metric and learning rate over the epochs; of an agent first its returns over its actions."""
     if not evidence.lines:
         return []
+    if chart := learning_chart(evidence.results):
+        return [chart, *[c for c in (_rate_curve(evidence), _loss_curve(evidence)) if c is not None]]
     marks = _marks(evidence)
     loss = {"Training": "train/loss", "Validation": "validation/loss"}
     found = [_curve(evidence, "Loss", loss, Axis.of_loss, marks=marks)]
@@ -169,6 +175,34 @@ def curves(evidence: Evidence) -> list[Chart]:
         found.append(_curve(evidence, title, {"Validation": metric}, text=text, marks=marks, shape="flat"))
     found.append(_curve(evidence, "Learning rate", {"Rate": "rate"}, shape="flat"))
     return [chart for chart in found if chart is not None]
+
+
+def _rate_curve(evidence: Evidence) -> Chart | None:
+    return _curve(evidence, "Learning rate", {"Rate": "rate"}, shape="flat")
+
+
+def _loss_curve(evidence: Evidence) -> Chart | None:
+    """The loss of an agent, which says little: what it learns from changes with what it does."""
+    return _curve(evidence, "Loss", {"Training": "train/loss"}, shape="flat")
+
+
+def learning_chart(results: Table) -> Chart | None:
+    """Returns of the episodes of training over the actions taken; of several seeds their mean, and the band they fill."""
+    curve = results.get("learning") or {}
+    steps, returns = list(curve.get("environment_steps") or []), list(curve.get("return") or [])
+    if not steps:
+        return None
+    low, high = list(curve.get("low") or []), list(curve.get("high") or [])
+    x, y = Axis.around([0, *steps], 5), Axis.around([*returns, *low, *high])
+    lines = [("Return while exploring", "strong", path((x.at(a), y.at(b)) for a, b in zip(steps, returns, strict=True)))]
+    edge = [(x.at(a), y.at(b)) for a, b in zip([*steps, *reversed(steps)], [*high, *reversed(low)], strict=False)]
+    areas = [f"{path(edge)}Z"] if len(edge) > 2 else []
+    seeds = " Mean of the seeds, and the range of all." if areas else ""
+    summary = f"Return of the episodes of training over {steps[-1]:,} actions: ends at {number_text(returns[-1])}.{seeds}"
+    return Chart(
+        f"Learning curve{', all seeds' if areas else ''}", summary, x.ticks(lambda value: f"{value:,.0f}"), y.ticks(), lines,
+        areas=areas, x_label="Actions taken (returns include exploration)",
+    )  # fmt: skip
 
 
 def _validation_metric(evidence: Evidence) -> str | None:
@@ -365,6 +399,81 @@ def horizon_chart(target: Table) -> Chart | None:
         x_label="Moments ahead",
         y_label="RMSE",
     )
+
+
+def early_chart(told: Table, names: Sequence[str]) -> Chart | None:
+    """The primary metric by how much of each series is seen: the network in its interval, and baselines.
+
+    Args:
+        told: "early" of results.json.
+        names: the baselines to draw, the best first.
+    """
+    metric, stretches = str(told["metric"]), told["stretches"]
+    models = {"network": [line["test"] for line in stretches]}
+    models |= {name: [line["baseline"].get(name, {}) for line in stretches] for name in names}
+    found = {name: [estimate(table.get(metric)) for table in tables] for name, tables in models.items()}
+    values = [value for triples in found.values() for triple in triples for value in triple if value is not None]
+    if not any(triple[0] is not None for triple in found["network"]):
+        return None
+    y = Axis.around(values)
+    across = [100 * line["seen"] / told["longest"] for line in stretches]
+
+    def places(name: str, part: int) -> list[tuple[float, float] | None]:
+        ends = (triple[part] for triple in found[name])
+        return [None if end is None else (at, y.at(end)) for at, end in zip(across, ends, strict=True)]
+
+    low, high = ([place for place in places("network", part) if place is not None] for part in (1, 2))
+    styles = dict(zip(["network", *names], ["strong", "dashed", "quiet"], strict=False))
+    words = ", ".join(
+        f"{line['seen']:g}: {tick_text(metric, round(triple[0], 3))}"
+        for line, triple in zip(stretches, found["network"], strict=True)
+        if triple[0] is not None
+    )
+    title, unit = metric_label(metric), f"{told['unit']}s"
+    return Chart(
+        f"{title} by {unit} seen",
+        f"{title} of the network by {unit} seen: {words}.",
+        [(round(at, 2), f"{line['seen']:g}") for at, line in zip(across, stretches, strict=True)],
+        y.ticks(partial(tick_text, metric)),
+        [(name.capitalize(), style, path(places(name, 0))) for name, style in styles.items()],
+        x_label=f"{unit} seen of each row, with the network's 95 % interval".capitalize(),
+        areas=[path([*high, *reversed(low)]) + "Z"] if len(low) > 1 else [],
+    )
+
+
+def memory_chart(curve: Sequence[tuple[int, float]], least: float) -> Chart:
+    """The gradient by distance from the end of the row, logarithmic.
+
+    Args:
+        curve: (steps from the end, share of the largest norm), nearest first, not empty.
+        least: the share drawn as a dashed line, under which a step no longer counts.
+    """
+    lowest = max(FAINT, min(min((share for _, share in curve if share > 0), default=FAINT), least))
+    y = Axis(10.0 ** math.floor(math.log10(lowest)), 1.0, 1, log=True)
+    last = max(curve[-1][0], 1)
+    points = [(100 * place / last, y.at(max(share, y.low))) for place, share in curve]
+    dashed = path([(0, y.at(least)), (100, y.at(least))])
+    x = Axis(0, last, max(1.0, round_step(last / 5)))
+    return Chart(
+        "How strongly the loss depends on each step (logarithmic)",
+        f"Gradient from the last step to {count_text(last, 'step')} before it: {percent(curve[0][1])} of its peak to "
+        f"{percent(curve[-1][1])}.",
+        [tick for tick in x.ticks() if tick[0] <= 100],
+        y.ticks(_power),
+        [("Norm of the gradient", "strong", path(points)), (f"{100 * least:g} % of its peak", "dashed", dashed)],
+        x_label="Steps before the last one",
+        y_label="share of the largest norm" + (", at the bottom what is smaller" if any(s < y.low for _, s in curve) else ""),
+    )
+
+
+def _power(value: float) -> str:
+    """A power of ten.
+
+    >>> _power(1e-3), _power(1.0)
+    ('10⁻³', '1')
+    """
+    exponent = round(math.log10(value))
+    return f"10{str(exponent).translate(RAISED)}" if exponent else "1"
 
 
 def confusion(target: Table) -> dict[str, Any] | None:

@@ -26,7 +26,7 @@ This file sees outputs, data and the schema, never an algorithm. In comments: N 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import total_ordering
 from statistics import NormalDist, fmean, variance
@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fathom.analysis import breakdown
+from fathom.analysis import breakdown, detection
 from fathom.analysis.wording import capital, listed, metric_words
 from fathom.core.callbacks import smaller_is_better
 from fathom.core.contract import Field, Schema
@@ -51,6 +51,7 @@ RESAMPLES = 1000
 CONFIDENCE = 0.95
 SALT = 7_919_000_003  # so that rows are not drawn by the very numbers that the same seed gave elsewhere
 DOMINANT = 0.8  # a larger share of one class makes accuracy say little
+RARE = 0.05  # a positive class of a smaller share is judged by its average precision
 POINTS = 400  # pairs of a scatter plot
 MISTAKES = 12
 ONE_BLOCK = "All rows belong to one group or one moment, so intervals take them as independent and may be too narrow."
@@ -58,6 +59,7 @@ ONE_BLOCK = "All rows belong to one group or one moment, so intervals take them 
 COUNTED = ("accuracy", "balanced_accuracy", "exact_match", "precision", "recall", "specificity", "f1")
 AREAS = ("auroc", "auprc")
 BOUNDED = {*COUNTED, *AREAS}
+ENDS_AT_ONE = {"ece", "r2", "masked_accuracy", "map", "map50", "map75"}
 HUNDREDS = ("bleu", "chrf")  # 0 to 100
 PROPORTION = {"category": "accuracy", "labels": "exact_match"}  # the share of rows that are right
 
@@ -146,6 +148,11 @@ def resample_weights(rows: int, resamples: int, seed: int, blocks: np.ndarray | 
         yield weight if code is None else weight[:, code]
 
 
+def affordable(rows: int, resamples: int = RESAMPLES) -> int:
+    """How many resamples of so many rows are made."""
+    return min(resamples, max(FEWEST, DRAWS // rows))
+
+
 def evaluate(
     outputs: Batch,
     data: TensorSet,
@@ -201,6 +208,20 @@ def compare(
     return {name: judged.difference(name) for name in baselines}
 
 
+def side_by_side(
+    network: Batch, baselines: Mapping[str, Batch], data: TensorSet, schema: Schema, seed: int,
+    blocks: np.ndarray | None = None,
+) -> tuple[Table, dict[str, Table], dict[str, Table]]:  # fmt: skip
+    """The network's metrics, those of each baseline, and the differences, from one resampling.
+
+    Args:
+        network, baselines, data, schema, seed, blocks: as for `compare`.
+    """
+    judged = _Judged.of({"network": network, **_checked(baselines)}, data, schema, seed, blocks, RESAMPLES, CONFIDENCE)
+    tables, differences = ({name: make(name) for name in baselines} for make in (judged.table, judged.difference))
+    return judged.table("network"), tables, differences
+
+
 def class_shares(data: TensorSet, schema: Schema) -> dict[str, Tensor]:
     """How the rows (those of training, for `primary`) are shared among the classes.
 
@@ -222,7 +243,8 @@ def primary(schema: Schema, shares: Mapping[str, Tensor]) -> str:
     """The one metric by which network and baselines are compared: that of the first target.
 
     Numbers: R2. Forecasts: RMSE. Labels: F1. Classes: accuracy, but AUROC where one class holds more than 80 % of the training
-    rows, because then always answering that class already looks good.
+    rows, because then always answering that class already looks good; and AUPRC where the positive one of two classes holds
+    less than 5 %, because then a good AUROC still leaves most alarms false (Saito and Rehmsmeier 2015).
 
     Args:
         schema: whose first target counts.
@@ -233,10 +255,21 @@ def primary(schema: Schema, shares: Mapping[str, Tensor]) -> str:
 
 def _deciding(schema: Schema, shares: Mapping[str, Tensor], name: str) -> str:
     """The metric that says most about one target."""
-    metric = {"number": "r2", "labels": "f1", "forecast": "rmse"}.get(schema.targets[name].kind, "accuracy")
+    metric = {"number": "r2", "labels": "f1", "forecast": "rmse", "boxes": "map"}.get(schema.targets[name].kind, "accuracy")
     if name in shares and float(shares[name].max()) > DOMINANT:
-        metric = "auroc"
+        metric = "auprc" if is_rare(schema.targets[name], shares[name]) else "auroc"
     return _metric_name(schema, name, metric)
+
+
+def is_rare(item: Field, shares: Tensor) -> bool:
+    """Whether the positive one of two classes is rare.
+
+    Args:
+        item: a category target.
+        shares: (K,) of its classes.
+    """
+    positive: int | None = item.positive_index()  # type: ignore[attr-defined]
+    return len(shares) == 2 and float(shares[1 if positive is None else positive]) < RARE
 
 
 def strongest(baselines: Mapping[str, Mapping[str, Estimate]], metric: str) -> str | None:
@@ -310,6 +343,7 @@ def results(
     blocks: np.ndarray | None = None,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
+    orders: Collection[str] = (),
 ) -> dict[str, Any]:
     """What results.json and the report say about the test rows, as plain JSON.
 
@@ -319,6 +353,7 @@ def results(
         metric: the primary one; where it is not defined on these rows, the first that is takes its place, and a
             note says so.
         data, schema, seed, blocks, resamples, confidence: as for `evaluate`.
+        orders: baselines whose classes are ordered but have no probability; their areas alone are told.
 
     Returns:
         test: metric -> value, low, high. baseline, difference: the same by name of the baseline. primary: the
@@ -331,8 +366,8 @@ def results(
 
     judged = _Judged.of({"network": network, **_checked(baselines)}, data, schema, seed, blocks, resamples, confidence)
     test = judged.table("network")
-    tables = {name: judged.table(name) for name in baselines}
-    differences = {name: judged.difference(name) for name in baselines}
+    tables = {name: _told(judged.table(name), schema, name in orders) for name in baselines}
+    differences = {name: _told(judged.difference(name), schema, name in orders) for name in baselines}
     notes = judged.notes() + _rare(schema, data)
     if metric not in test:
         wanted, metric = metric, next(iter(test))
@@ -360,6 +395,12 @@ def results(
         "mistakes": mistakes(network, data, schema),
         "notes": [*notes, *forecast.remarks(targets, blocks)],
     }
+
+
+def _told(table: Table, schema: Schema, order: bool) -> Table:
+    """What can be told of a baseline: the areas alone where its classes are only ordered."""
+    classes = all(item.kind == "category" for item in schema.targets.values())
+    return {metric: value for metric, value in table.items() if _plain(metric) in AREAS} if order and classes else table
 
 
 def mistakes(outputs: Batch, data: TensorSet, schema: Schema, count: int = MISTAKES) -> list[dict[str, Any]]:
@@ -425,8 +466,7 @@ class _Judged:
             raise DataError("Every row to evaluate has the weight 0 (data.weight), so no figure is defined.")
         values = {name: _metrics(schema, batch, targets, weight) for name, batch in candidates.items()}
         parts: dict[str, list[dict[str, Tensor]]] = {name: [] for name in candidates}
-        affordable = min(resamples, max(FEWEST, DRAWS // rows))
-        for counts in resample_weights(rows, affordable, seed, blocks):
+        for counts in resample_weights(rows, affordable(rows, resamples), seed, blocks):
             drawn = counts if weight is None else counts * weight.float()
             for name, batch in candidates.items():
                 parts[name].append(_metrics(schema, batch, targets, drawn))
@@ -511,7 +551,7 @@ def pooled(tables: Sequence[Mapping[str, Mapping[str, float]]], folds: bool) -> 
     for name, mean in means.items():
         metric = _plain(name)
         bottom = -math.inf if metric == "r2" else 0.0
-        top = 1.0 if metric in BOUNDED | {"ece", "r2"} else 100.0 if metric in HUNDREDS else math.inf
+        top = 1.0 if metric in BOUNDED | ENDS_AT_ONE else 100.0 if metric in HUNDREDS else math.inf
         mean["low"], mean["high"] = max(bottom, mean["low"]), min(top, mean["high"])
     return means
 
@@ -692,6 +732,8 @@ def _details(item: Field, output: Tensor, target: Tensor, weight: Tensor | None,
         names = list(item.state["classes"])
         lines = breakdown.per_label(output.double().sigmoid(), target > 0.5, _yes(item, output), names, weight)
         return {"kind": item.kind, "class_names": names, "classes": lines, **weighted}
+    if item.kind == "boxes":
+        return detection.details(item, output, target)
     if item.kind == "number":
         return {"kind": item.kind, "scatter": _scatter(item, output, target, seed)}
     return {"kind": item.kind}
@@ -721,7 +763,8 @@ def _worst(name: str, item: Field, output: Tensor, target: Tensor, count: int) -
     """The worst rows of one target, the worst first."""
     from fathom.analysis import forecast
 
-    judges = {"category": _worst_classes, "labels": _worst_labels, "number": _worst_numbers, "forecast": forecast.worst}
+    judges = {"category": _worst_classes, "labels": _worst_labels, "number": _worst_numbers}
+    judges |= {"forecast": forecast.worst, "boxes": detection.worst}
     if item.kind not in judges:
         return []
     return [{"row": row, "target": name, **told} for row, told in judges[item.kind](item, output, target, count)]

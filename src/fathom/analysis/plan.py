@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fathom.analysis.evaluate import is_rare
 from fathom.core.contract import Batch, Model, Schema
 from fathom.core.errors import FathomError
 from fathom.core.recipe import BUDGETS, OWN, network_name
@@ -52,7 +53,9 @@ def choose(schema: Schema, rows: int, given: Mapping[str, Any]) -> Choice:
         FathomError: no algorithm or network fits the data.
     """
     algorithm = given.get("training", {}).get("algorithm") or _algorithm(schema)
-    ranked = sorted(_candidates(schema, rows, algorithm), key=lambda pair: -pair[0])
+    _check_acting(schema, algorithm)
+    asked = algorithms[algorithm].about.get("asks", lambda schema: schema)(schema)  # of the network, where not the schema
+    ranked = sorted(_candidates(asked, rows, algorithm), key=lambda pair: -pair[0])
     named = network_name(given.get("network", {}))
     if named is None and not ranked:
         raise FathomError(
@@ -61,9 +64,14 @@ def choose(schema: Schema, rows: int, given: Mapping[str, Any]) -> Choice:
     name = named or ranked[0][1].name
     entry = networks[name] if name != OWN else None
     changes: dict[str, Any] = {"training.algorithm": algorithm, "network.name": name}
-    changes.update(general(schema, rows))
-    if entry is not None and (suggest := entry.about.get("training")):
-        changes.update(suggest(schema, rows))
+    if suggest := algorithms[algorithm].about.get("training"):  # where no number of rows decides
+        changes.update(suggest(schema, name))
+    else:
+        changes.update(general(schema, rows))
+        if _rare(schema) and "watches" not in algorithms[algorithm].about:
+            changes["training.monitor"] = "auprc"
+        if entry is not None and (suggest := entry.about.get("training")):
+            changes.update(suggest(asked, rows))
     open_keys = {key: value for key, value in changes.items() if not is_given(given, key)}
     open_keys["network.name"] = name
     if any(is_given(given, key) for key in BUDGETS):
@@ -86,12 +94,30 @@ def _algorithm(schema: Schema) -> str:
     raise FathomError("No algorithm fits this data: it has no target. Name a column with --target.")
 
 
+def acts(schema: Schema) -> bool:
+    """Whether an agent is to act."""
+    return any(target.kind == "action" for target in schema.targets.values())
+
+
+def _check_acting(schema: Schema, algorithm: str) -> None:
+    """Refuse to learn rows by acting, or an environment from rows."""
+    acting = [entry.name for entry in algorithms if entry.about.get("acts")]
+    if acts(schema) and algorithm not in acting:
+        raise FathomError(f"An environment has no rows for {algorithm} to learn from; it is learnt by: {', '.join(acting)}.")
+    if not acts(schema) and algorithm in acting:
+        raise FathomError(
+            f"{algorithm} learns by acting in an environment, and these data are rows. Name an environment, as in: "
+            f"fathom fit CartPole-v1 --algorithm {algorithm}"
+        )
+
+
 def _candidates(schema: Schema, rows: int, algorithm: str) -> list[tuple[float, Entry]]:
-    """Networks that fit, with how well."""
+    """Networks that fit, with how well; of those among which the algorithm chooses, where it names them."""
+    among = algorithms[algorithm].about.get("networks", networks.names())
     scored = [
         (float(entry.about["suits"](schema, rows)), entry)
         for entry in networks
-        if entry.about.get("algorithm") in (None, algorithm)
+        if entry.about.get("algorithm") in (None, algorithm) and entry.name in among
     ]
     return [(score, entry) for score, entry in scored if score > 0]
 
@@ -122,14 +148,25 @@ def general(schema: Schema, rows: int) -> dict[str, Any]:
     }
 
 
+def _rare(schema: Schema) -> bool:
+    """Whether the one target has a positive class so rare that its average precision decides, not the loss of all rows."""
+    target = next(iter(schema.targets.values()), None)
+    counts = target.state.get("counts") if target is not None and target.kind == "category" else None
+    if target is None or len(schema.targets) > 1 or not counts or not sum(counts):
+        return False
+    return is_rare(target, torch.tensor(counts, dtype=torch.float64) / sum(counts))
+
+
 def batch_size(rows: int, pictures: bool) -> int:
     """The power of two nearest to the root of the rows: few steps for little data, little noise for much."""
     power = round(math.log2(max(rows, 1)) / 2)
     return int(2 ** min(max(power, 4), 8 if pictures else 12))
 
 
-def task_name(schema: Schema) -> str:
-    """The task in two words: "image classification", "table regression" ..."""
+def task_name(schema: Schema, algorithm: str | None = None) -> str:
+    """The task in two words: "image classification", "table regression" ...; an algorithm may have its own name for it."""
+    if algorithm and (own := algorithms[algorithm].about.get("task")):
+        return str(own)
     kinds = {item.kind for item in schema.inputs.values()}
     targets = {item.kind for item in schema.targets.values()}
     if "text" in targets:

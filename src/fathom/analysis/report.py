@@ -26,6 +26,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fathom.analysis import decision
 from fathom.analysis.advice import suggestions
 from fathom.analysis.charts import (
     EPOCHS,
@@ -34,12 +35,15 @@ from fathom.analysis.charts import (
     confidence_chart,
     confusion,
     curves,
+    early_chart,
     horizon_chart,
+    memory_chart,
     reliability_chart,
     scatter_chart,
     stretch_charts,
     thin,
 )
+from fathom.analysis.early import FIGURES
 from fathom.analysis.evidence import (
     Evidence,
     Table,
@@ -51,6 +55,7 @@ from fathom.analysis.evidence import (
     ranked,
     read_evidence,
 )
+from fathom.analysis.memory import LEAST, judgment
 from fathom.analysis.wording import (
     capital,
     finite,
@@ -134,15 +139,18 @@ def view(evidence: Evidence, pictures: int = BUDGETS[0][0], most_targets: int = 
         "models": MODELS,
         "more_models": max(0, len(rows[0].cells) - MODELS) if rows else 0,
         "members": member_rows(results),
+        "agent": bool(results.get("episodes")),
         "evaluation_notes": [str(note) for note in results.get("evaluation_notes", [])][:NOTES],
         "asked": asked(evidence),
         "charts": curves(evidence),
         "training": training_sentence(evidence),
         "epochs": epoch_table(evidence),
-        "targets": [target_view(name, target) for name, target in targets[:most_targets]],
+        "targets": [target_view(name, target, pictures // 2) for name, target in targets[:most_targets]],
         "sample": shorten(str(results.get("sample") or ""), SAMPLE),
         "more_targets": [name for name, _ in targets[most_targets:]],
-        "mistakes": mistakes(results, pictures),
+        "early": early_view(results),
+        "mistakes": mistakes(results, pictures // 2 if any(target.get("pictures") for _, target in targets) else pictures),
+        "memory": memory_view(results),
         "network": network(results),
         "recipe": evidence.recipe_text[:TEXT],
         "recipe_cut": len(evidence.recipe_text) > TEXT,
@@ -257,7 +265,11 @@ def headline(evidence: Evidence, rows: Sequence[ResultRow]) -> dict[str, Any]:
         return _no_headline(evidence)
     results, row, mine = evidence.results, rows[0], rows[0].cells[0]
     test, members = results.get("splits", {}).get("test"), len(results.get("members") or [])
-    if members:
+    played = len((results.get("episodes") or {}).get("network") or [])
+    if played:
+        several = f"the interquartile mean over {count_text(members, 'seed')}, each judged " if members else ""
+        lead = f"{several}on {count_text(played, 'fresh episode')}, without exploration"
+    elif members:
         lead = f"on average over {count_text(members, 'member')}, each tested on rows that it had never seen"
     else:
         lead = f"on {count_text(test, 'test row') if test else 'rows'} that the network had never seen"
@@ -365,19 +377,72 @@ def _column_head(key: str) -> str:
     return capital(f"{part} {metric_label(metric)}" if metric else part)
 
 
-def target_view(name: str, target: Table) -> dict[str, Any]:
-    """Confusion, calibration and classes of a category; the scatter of a number."""
+def target_view(name: str, target: Table, budget: int) -> dict[str, Any]:
+    """Confusion, calibration and classes of a category; the scatter of a number; pictures with boxes, up to a budget of bytes."""
     return {
         "name": name,
         "confusion": confusion(target),
         "reliability": [chart for chart in (reliability_chart(target), confidence_chart(target)) if chart],
         "calibration": _calibration_sentence(target),
+        "decision": decision_view(target),
         "scatter": scatter_chart(target),
         "forecast": forecast_view(target),
         "written": target.get("kind") == "text",
         "examples": examples(target),
+        "detected": detected(target),
+        "pictures": fitting(target.get("pictures") or [], budget),
+        "shown": shown_figures(target, budget),
         **class_rows(target),
     }
+
+
+def decision_view(target: Table) -> dict[str, Any] | None:
+    """The threshold and what it does beside the likelier class, and the precision at the top; None where neither is told."""
+    made = target.get("decision")
+    if not made:
+        return None
+    ways = {"at the threshold": made.get("figures") or {}, "by the likelier class": made["likelier"]}
+    names = list(made["likelier"])
+    rows = [
+        {"name": way, "cells": [metric_cell(figures.get(name)) for name in names]} for way, figures in ways.items() if figures
+    ]
+    top = [{"rows": f"{int(k):,}", "share": percent(share)} for k, share in made["top"].items()]
+    heads = [capital(decision.NAMES.get(name, name)) for name in names]
+    return {
+        "says": made.get("says", ""), "heads": heads, "rows": rows, "top": top, "positive": made["positive"],
+        "chart": decision.chart(target),
+    }  # fmt: skip
+
+
+def metric_cell(figure: Table | None) -> str:
+    """A figure with its interval, in three digits."""
+    return f"{figure['value']:.3g} ({figure['low']:.3g} to {figure['high']:.3g})" if figure else ""
+
+
+def detected(target: Table) -> dict[str, Any] | None:
+    """Average precision of each class of boxes, and how right the answered ones are; None for other targets."""
+    lines = [
+        only(item, "name", "boxes", "ap", "ap50", "ap75", "answered", "precision", "recall")
+        for item in target.get("detected") or []
+    ]
+    return {"lines": lines[:CLASSES], "confidence": target.get("confidence"), "all": len(lines)} if lines else None
+
+
+def fitting(pictures: Sequence[str], budget: int) -> list[str]:
+    """The pictures, as far as the budget of bytes goes; what is no PNG is left out."""
+    shown = []
+    for picture in pictures:
+        if len(picture) <= budget and PNG.fullmatch(picture):
+            shown.append(picture)
+            budget -= len(picture)
+    return shown
+
+
+def shown_figures(target: Table, budget: int) -> list[dict[str, str]]:
+    """Sentences with a picture each, as far as the budget of bytes goes."""
+    told = [(str(item.get("says")), str(item.get("picture"))) for item in target.get("pictured") or []]
+    kept = set(fitting([picture for _, picture in told], budget))
+    return [{"says": says, "picture": picture} for says, picture in told if picture in kept]
 
 
 def forecast_view(target: Table) -> dict[str, Any] | None:
@@ -397,6 +462,54 @@ def forecast_view(target: Table) -> dict[str, Any] | None:
         ],
         "trading": _trading(target.get("trading")),
     }
+
+
+def early_view(results: Table) -> dict[str, Any] | None:
+    """How early a series tells its class, and the alarms; None where the rows are no series."""
+    told = results.get("early")
+    if not told:
+        return None
+    metric, lines = str(told["metric"]), told["stretches"]
+    names = ranked(lines[-1]["baseline"], metric)
+    chart = early_chart(told, names[:2])
+    metrics = [name for name in dict.fromkeys([metric, "auprc"]) if name in lines[-1]["test"]]
+    return {
+        "says": " ".join(told["says"]),
+        "chart": chart,
+        "unit": told["unit"],
+        "names": ["network", *names],
+        "tables": [
+            {"label": metric_label(name), "rows": [_early_row(name, line, names) for line in lines]} for name in metrics
+        ],
+        "alarms": _alarm_view(told),
+    }
+
+
+def _early_row(metric: str, line: Table, names: Sequence[str]) -> dict[str, Any]:
+    tables = [line["test"], *(line["baseline"].get(name, {}) for name in names)]
+    found = [estimate(table.get(metric)) for table in tables]
+    return {
+        "seen": f"{line['seen']:g}",
+        "cells": [(metric_text(metric, value), interval_text(metric, low, high)) for value, low, high in found],
+    }
+
+
+def _alarm_view(told: Table) -> dict[str, Any] | None:
+    """What alarms find and cost, once by the answers of the moment and once where they stay raised."""
+    alarms = told.get("alarms")
+    if not alarms:
+        return None
+    rows = [
+        {"seen": f"{line['seen']:g}", **{way: [_alarm_cell(counts[way], name) for name in FIGURES] for way in ("now", "raised")}}
+        for line, counts in zip(told["stretches"], alarms["stretches"], strict=True)
+    ]
+    return {"says": alarms.get("says", ""), "rows": rows, "event": alarms["event"]}
+
+
+def _alarm_cell(counts: Table, name: str) -> tuple[str, str]:
+    value, low, high = estimate(counts.get(name))
+    shown = "alarms" if name == "alarms_per_event" else "precision"  # all but that one are shares
+    return metric_text(shown, value), interval_text(shown, low, high)
 
 
 def _test_sentence(target: Table) -> str:
@@ -518,6 +631,13 @@ def _off(item: Table) -> str:
 def only(item: Table, *names: str) -> dict[str, Any]:
     """These entries of a table, None where one is not there."""
     return {name: item.get(name) for name in names}
+
+
+def memory_view(results: Table) -> dict[str, Any] | None:
+    """How far back the network looks: a sentence and the curve; None where no sequence was read."""
+    pairs = [(finite(distance), finite(share)) for distance, share in results.get("memory") or []]
+    curve = [(int(distance), share) for distance, share in pairs if distance is not None and share is not None]
+    return {"says": judgment(curve), "chart": memory_chart(curve, LEAST)} if curve else None
 
 
 def network(results: Table) -> dict[str, Any]:

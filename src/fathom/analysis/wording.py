@@ -28,11 +28,19 @@ NAMES = {
     "rmse": "RMSE",
     "mae": "MAE",
     "mase": "MASE",
+    "nll": "NLL",
+    "kl": "KL",
+    "elbo": "ELBO",
+    "psnr": "PSNR",
     "bleu": "BLEU",
     "chrf": "chrF",
+    "ap": "AP",
+    "map": "mAP",
+    "map50": "mAP50",
+    "map75": "mAP75",
 }
 SHARES = {"accuracy", "precision", "recall", "specificity", "f1"}  # read as percent
-FIXED = {"auroc", "auprc", "ece", "r2", "brier"}  # read with three decimals
+FIXED = {"auroc", "auprc", "ece", "r2", "brier", "ap", "map", "map50", "map75"}  # read with three decimals
 POINTS = {"bleu", "chrf"}  # from 0 to 100, read with one decimal
 
 

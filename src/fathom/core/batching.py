@@ -1,6 +1,6 @@
 """Which rows make up each batch: a function of the seed and the epoch alone, so that training resumes anywhere.
 
-    Epochs(data, size, tokens, seed)    .steps batches an epoch; .cuts(epoch) the rows of each
+    Epochs(data, size, seed, tokens, classes)    .steps batches an epoch; .cuts(epoch) the rows of each
 
 Rows of equal length are shuffled. Rows of unequal length are put together with rows of about their own length, so that
 little of a batch is filling, and the batches are shuffled (bucketing; Khomenko et al. 2016). A batch has a number of
@@ -27,6 +27,25 @@ def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(rows, generator=_generator(seed, epoch))
 
 
+def balanced_order(classes: Tensor, seed: int, epoch: int) -> Tensor:
+    """(N,) rows of an epoch in which every class comes equally often, drawn with replacement: of seed and epoch alone.
+
+    Args:
+        classes: (N,) integers.
+        seed: of the draws.
+        epoch: from 0.
+    """
+    generator = _generator(seed + 2, epoch)
+    members = [(classes == one).nonzero()[:, 0] for one in classes.unique()]
+    rows, count = len(classes), len(members)
+    shares = [rows // count + (place < rows % count) for place in range(count)]
+    drawn = [
+        rows_of[torch.randint(len(rows_of), (share,), generator=generator)]
+        for rows_of, share in zip(members, shares, strict=True)
+    ]
+    return torch.cat(drawn)[torch.randperm(rows, generator=generator)]
+
+
 def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
 
@@ -39,13 +58,17 @@ class Epochs:
         size: rows of a batch; the batches of an epoch differ by one row at most, so none is a tiny rest.
         tokens: filled-up length of a batch in all, instead of `size`; None where batches have a number of rows.
         seed: of the order.
+        classes: (N,) integers of the rows, where every class is to come equally often; None where each row comes once.
     """
 
-    def __init__(self, data: TensorSet, size: int, seed: int, tokens: int | None = None) -> None:
+    def __init__(
+        self, data: TensorSet, size: int, seed: int, tokens: int | None = None, classes: Tensor | None = None
+    ) -> None:
         self.rows = len(data)
+        self.classes = classes
         self.seed = seed
         self.size = size
-        ragged = any(isinstance(column, Ragged) for column in data.columns.values())
+        ragged = any(isinstance(column, Ragged) and not column.even for column in data.columns.values())
         self.lengths = data.lengths() if ragged else None
         self.bounds = _bounds(self.lengths.sort().values, tokens) if tokens and self.lengths is not None else None
 
@@ -56,7 +79,7 @@ class Epochs:
 
     def cuts(self, epoch: int) -> tuple[Tensor, ...]:
         """The rows of each batch of an epoch."""
-        order = epoch_order(self.rows, self.seed, epoch)
+        order = self._order(epoch)
         if self.lengths is None:
             return order.tensor_split(self.steps)
         if self.bounds is None:
@@ -66,6 +89,11 @@ class Epochs:
             cuts = self._sorted(order).split(self.bounds)
         shuffled = torch.randperm(len(cuts), generator=_generator(self.seed + 1, epoch)).tolist()
         return tuple(cuts[place] for place in shuffled)
+
+    def _order(self, epoch: int) -> Tensor:
+        if self.classes is None:
+            return epoch_order(self.rows, self.seed, epoch)
+        return balanced_order(self.classes, self.seed, epoch)
 
     def _sorted(self, rows: Tensor) -> Tensor:
         assert self.lengths is not None, "only rows of unequal length are sorted"

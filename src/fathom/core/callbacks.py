@@ -19,7 +19,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -131,6 +131,7 @@ def finite(line: Mapping[str, Any]) -> dict[str, Any]:
 SMALLER = (
     "loss", "log_loss", "mse", "rmse", "mae", "ece", "error", "brier",
     "scaled_mse", "mase", "quantile_loss", "perplexity", "bits_per_byte",
+    "denoised_mse", "denoised_scaled_mse", "negative_elbo", "nll", "kl", "bits_per_dimension",
 )  # fmt: skip
 
 
@@ -323,20 +324,23 @@ class Progress(Watcher):
     Args:
         history: the epochs.
         monitor: the metric shown beside the loss.
-        epochs: planned.
         stream: where it is printed.
+        stages: names of the stages, shown where there are several; epochs and time left are those of a stage.
     """
 
-    def __init__(self, history: History, monitor: str, epochs: int, stream: TextIO) -> None:
+    def __init__(self, history: History, monitor: str, stream: TextIO, stages: Sequence[str] = ()) -> None:
         self.history = history
         self.monitor = monitor
-        self.epochs = epochs
         self.stream = stream
+        self.stages = stages if len(stages) > 1 else ()
         self._drawn = 0.0
+        self._began = (-1, 0, 0.0)  # stage, and its first step and second that were seen
 
     def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
         """Print at the end of an epoch; draw a running line a few times a second before."""
         now = time.monotonic()
+        if clock.stage != self._began[0]:
+            self._began = (clock.stage, clock.step, clock.seconds)
         if self.history.fresh:
             self._print(self._line(self.history.lines[-1], clock), end="\n")
         elif now - self._drawn > 0.25:
@@ -345,14 +349,19 @@ class Progress(Watcher):
         return "continue"
 
     def _line(self, line: Mapping[str, Any], clock: Clock) -> str:
-        parts = [f"epoch {line['epoch']:>3}/{self.epochs}", f"loss {line['train/loss']:.4f}"]
+        name = f"{self.stages[clock.stage]}   " if self.stages else ""
+        epochs = math.ceil(clock.steps / self.history.every)
+        parts = [f"{name}epoch {line['epoch']:>3}/{epochs}", f"loss {line['train/loss']:.4f}"]
         for name in dict.fromkeys(["loss", self.monitor]):
             if f"validation/{name}" in line:
                 parts.append(f"validation {name.replace('_', ' ')} {line[f'validation/{name}']:.4f}")
         return "   ".join([*parts, f"rate {line['rate']:.1e}", f"{line['seconds']:.1f} s", self._left(clock)])
 
     def _left(self, clock: Clock) -> str:
-        return f"{clock.seconds / max(clock.step, 1) * (clock.steps - clock.step):.0f} s left"
+        _, step, seconds = self._began
+        seen = clock.step - step  # steps of this stage
+        pace = (clock.seconds - seconds) / seen if seen else clock.seconds / max(clock.total, 1)
+        return f"{pace * (clock.steps - clock.step):.0f} s left"
 
     def _print(self, text: str, end: str) -> None:
         self.stream.write(f"\r\x1b[2K{text}{end}")

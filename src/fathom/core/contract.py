@@ -25,17 +25,19 @@ from torch import Tensor, nn
 
 from fathom.core.batching import Epochs, epoch_order, epoch_steps
 from fathom.core.errors import DataError, unknown
-from fathom.core.features import Served, only_head
+from fathom.core.features import Served, only_head, rest_frozen
 from fathom.core.registry import Hyperparameter, fields, hyperparameter
 from fathom.core.tensors import FEATURES, ROW, WEIGHT, Batch, Columns, Index, Ragged, TensorSet
 
 if TYPE_CHECKING:
+    from fathom.core.environments import Environment
     from fathom.core.optimize import Optimizer
-    from fathom.core.recipe import Recipe, Training
+    from fathom.core.prepare import Prepared
+    from fathom.core.recipe import Data, Recipe, Training
 
 __all__ = [
     "PENALTY", "ROW", "WEIGHT", "Algorithm", "Batch", "Callback", "Clock", "Columns", "Context", "Field", "Index", "Loss",
-    "Model", "Predictor", "Ragged", "Regularizer", "Schema", "Source", "Stage", "TensorSet", "Verdict",
+    "Model", "Predictor", "Ragged", "Regularizer", "Sampler", "Schema", "Source", "Stage", "TensorSet", "Verdict",
     "epoch_order", "epoch_steps", "hyperparameter",
 ]  # fmt: skip
 
@@ -77,6 +79,7 @@ class Field(Configured, ABC):
         self.columns = tuple(columns)
         self.options = {name: getattr(self, name) for name in fields[self.kind].hyperparameters}
         self.state: dict[str, Any] = {}
+        self.remarks: dict[int, str] = {}  # of the rows last encoded: what was read otherwise than one might think
 
     @property
     @abstractmethod
@@ -95,6 +98,34 @@ class Field(Configured, ABC):
     @abstractmethod
     def fit(self, chunks: Iterable[Columns]) -> None:
         """Learn the state from the training rows, which come in chunks."""
+
+    def begin(self, chunks: Iterable[Columns]) -> None:
+        """As much of `fit` as `encode` needs. Where rows are slow to encode, `measure` then learns the rest from encoded ones."""
+        self.fit(chunks)
+
+    def measure(self, encoded: Tensor | Ragged) -> None:
+        """What `begin` has left, from encoded training rows (N, ...); nothing here, nor of a state that was taken over."""
+        return None
+
+    def encoding(self) -> dict[str, Any]:
+        """All that decides what `encode` makes, as plain JSON; encoded rows are kept by it. Nothing that only `layer` reads."""
+        return {"options": self.options, "state": self.state}
+
+    def adopt(self, earlier: Field, chunks: Iterable[Columns]) -> None:
+        """Take over what an earlier field of this kind has learnt, instead of `fit`: a network was trained on it.
+
+        Args:
+            earlier: fitted, of the same kind.
+            chunks: the training rows, for what describes these rows alone.
+
+        Raises:
+            DataError: an option of this field, or its rows, cannot go with the earlier state.
+        """
+        self.state = dict(earlier.state)
+
+    def is_alike(self, other: Field) -> bool:
+        """Whether outputs for this target mean what they mean for another one."""
+        return self.kind == other.kind and self.state == other.state
 
     @property
     def window(self) -> tuple[int, int] | None:
@@ -116,6 +147,22 @@ class Field(Configured, ABC):
     def layer(self) -> nn.Module:
         """Encoded (B, ...) -> float (B, *shape); exported with the network."""
         return nn.Identity()
+
+    def viewed(self, encoded: Tensor) -> list[Tensor]:
+        """The ways in which a deployed model looks at the rows (B, ...), whose outputs are averaged; here one, as they are."""
+        return [encoded]
+
+    def moved(self, values: Tensor, matrices: Tensor) -> Tensor:
+        """Encoded values after an augmentation has moved the picture of their row.
+
+        Args:
+            values: (B, ...) encoded.
+            matrices: (B, 2, 3) affine maps of the new picture onto the old, both from -1 to 1, as `affine_grid` reads them.
+
+        Returns:
+            (B, ...): places in the picture move along; whatever is no place stays, as here.
+        """
+        return values
 
     def decode(self, output: Tensor) -> list[Any]:
         """Network output (B, *outputs) -> one answer a row, ready for JSON.
@@ -241,12 +288,26 @@ class Source(ABC):
         """Sentences about what was guessed, skipped or mended, for the console and the report."""
         return []
 
+    def prepare(self, data: Data, seed: int, earlier: Schema | None = None) -> Prepared:
+        """All that training and evaluation need: rows, divided, fitted on and encoded. An environment has none.
+
+        Args:
+            data: the recipe's table.
+            seed: of the division.
+            earlier: fitted on rows that came before, whose fields stay as they are.
+        """
+        from fathom.core.prepare import prepare  # which reads this file
+
+        return prepare(self, data, seed, earlier)
+
 
 class Model(nn.Module):
     """The one boundary between named batches and plain tensors.
 
     Each input goes through its field's layer, the network gets the results in order, and its output is cut into the
     targets: a tensor is split along its last dimension, a tuple is matched in order, a dict is taken by name.
+    A network of several members (its `members` says how many) answers for each of them while it trains, (B, members, ...),
+    so that each can be judged by itself, and with one voice in evaluation.
     Beside batches it takes the encoded inputs as plain tensors, in order, and then answers plainly where it has one target.
 
     Args:
@@ -269,6 +330,13 @@ class Model(nn.Module):
             return self.split(self.module.decide(batch[FEATURES]))  # type: ignore[operator]
         return self.split(self.module(*self._inputs(batch)))
 
+    def train(self, mode: bool = True) -> Model:
+        """Training mode, but for parts that are frozen: their normalization and dropout stay as in evaluation."""
+        super().train(mode)
+        if mode:  # a model that is all frozen comes here again, to be put into evaluation mode
+            rest_frozen(self)
+        return self
+
     def features(self, batch: Batch) -> Tensor:
         """(B, D) what the head reads, of a network that can be cut in two (see `features`)."""
         made: Tensor = self.module.features(*self._inputs(batch))  # type: ignore[operator]
@@ -289,14 +357,15 @@ class Model(nn.Module):
         shapes = self.target_shapes
         if isinstance(output, Mapping):
             return {name: output[name] for name in shapes}
+        lead = 2 if self.module.training and hasattr(self.module, "members") else 1  # of rows, and of members
         if isinstance(output, Tensor) and len(shapes) == 1:
             ((name, shape),) = shapes.items()
-            return {name: output.reshape(len(output), *shape)}
+            return {name: output.reshape(*output.shape[:lead], *shape)}
         if isinstance(output, Tensor):
             sizes = [int(np.prod(shape)) for shape in shapes.values()]
             output = output.split(sizes, dim=-1)
         parts = zip(shapes.items(), output, strict=True)
-        return {name: part.reshape(len(part), *shape) for (name, shape), part in parts}
+        return {name: part.reshape(*part.shape[:lead], *shape) for (name, shape), part in parts}
 
 
 @dataclass(frozen=True)
@@ -308,12 +377,14 @@ class Stage:
         steps: batches to consume.
         data: the rows, or an environment.
         rates: parameter glob -> multiple of the learning rate; 0 freezes.
+        augment: whether its rows are augmented, where the recipe augments.
     """
 
     name: str
     steps: int
     data: Any
     rates: Mapping[str, float] = field(default_factory=lambda: {"*": 1.0})
+    augment: bool = True
 
 
 @dataclass
@@ -354,10 +425,11 @@ class Context:
         recipe: the resolved recipe.
         clock: shared with the loop and the optimizers.
         device: where tensors live.
-        transform: (batch, step) -> batch, the recipe's augmentations; None where there are none.
+        transform: (batch, step, epoch) -> batch, the recipe's augmentations; None where there are none.
         regularizers: penalties that the algorithm adds to its loss.
         losses: target -> the user's own loss, where one was given.
         class_weights: target -> (K,) weight of each class, from the training rows.
+        environment: where an agent acts; None where rows are learnt.
     """
 
     schema: Schema
@@ -365,10 +437,11 @@ class Context:
     recipe: Recipe
     clock: Clock
     device: torch.device
-    transform: Callable[[Batch, int], Batch] | None = None
+    transform: Callable[[Batch, int, int], Batch] | None = None
     regularizers: tuple[Regularizer, ...] = ()
     losses: Mapping[str, Loss] = field(default_factory=dict)
     class_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    environment: Environment | None = None
 
 
 class Algorithm(Configured, ABC):
@@ -381,10 +454,13 @@ class Algorithm(Configured, ABC):
         saved: names of further attributes that decide what happens next, each a tensor, JSON, or an object with
             `state_dict` and `load_state_dict`.
         divisible: false where the loss couples rows, so that a batch must not be cut.
+        cycle: steps after which its work repeats; a trial times whole cycles.
+        notes: sentences for the user about what happened in training.
     """
 
     saved: ClassVar[tuple[str, ...]] = ()
     divisible: ClassVar[bool] = True
+    cycle: int = 1
     optimizers: dict[str, Optimizer]
 
     def __init__(self, context: Context, **options: Any) -> None:
@@ -394,6 +470,7 @@ class Algorithm(Configured, ABC):
         self.models = context.models
         self.regularizers = context.regularizers
         self._kept: tuple[tuple[int, int], TensorSet, TensorSet] | None = None  # see `_watched`
+        self.notes: list[str] = []
         self.optimizers = {}
         self.build()
 
@@ -415,7 +492,10 @@ class Algorithm(Configured, ABC):
         recipe = self.context.recipe
         if not recipe.stage:
             return [Stage("train", recipe.training.planned_steps(), data["train"], self._own_rates())]
-        return [Stage(table.name, table.planned_steps(), data["train"], dict(table.rates)) for table in recipe.stage]
+        return [
+            Stage(table.name, table.planned_steps(), data["train"], dict(table.rates), table.augment)
+            for table in recipe.stage
+        ]
 
     def _own_rates(self) -> dict[str, float]:
         """What the one network states of its own layers."""
@@ -427,12 +507,18 @@ class Algorithm(Configured, ABC):
 
         Args:
             data: rows of any split.
-            rates: of the stage; as they are where more than the head learns or rows are augmented.
+            rates: of the stage; the rows stay as they are where more than the head learns.
         """
         model = next(iter(self.models.values())) if len(self.models) == 1 else None
-        if model is None or self.context.transform or not only_head(model, rates):
+        if model is None or not only_head(model, rates):
             return data
         return Served(data, model)
+
+    def rows(self, stage: Stage) -> TensorSet:
+        """The rows of a stage, with features where its body is frozen and nothing is augmented."""
+        augmented = self.context.transform is not None and stage.augment
+        data: TensorSet = stage.data if augmented else self.served(stage.data, stage.rates)
+        return data
 
     @classmethod
     def epoch(cls, schema: Schema, data: TensorSet, training: Training) -> int:
@@ -442,11 +528,13 @@ class Algorithm(Configured, ABC):
     def batches(self, stage: Stage, start: int) -> Iterator[Batch]:
         """Endless batches, from step `start` on. Default: shuffled and augmented rows, each once an epoch.
 
-        Where all but the head is frozen, they hold the features that it reads.
+        Where all but the head is frozen and nothing is augmented, they hold the features that it reads.
         """
         training, device = self.context.recipe.training, self.context.device
-        data = self.served(stage.data, stage.rates)
-        epochs = Epochs(stage.data, training.rows_per_batch(), training.seed, training.tokens)
+        transform = self.context.transform if stage.augment else None
+        data = self.rows(stage)
+        classes = self._classes(stage.data) if training.sampling == "balanced" else None
+        epochs = Epochs(stage.data, training.rows_per_batch(), training.seed, training.tokens, classes)
         cuts: tuple[Tensor, ...] = ()
         for step in count(start):
             epoch, position = divmod(step, epochs.steps)
@@ -455,7 +543,13 @@ class Algorithm(Configured, ABC):
             batch = data.batch(cuts[position])
             if device.type != "cpu":
                 batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-            yield self.context.transform(batch, step) if self.context.transform else batch
+            yield transform(batch, step, epoch) if transform else batch
+
+    def _classes(self, data: TensorSet) -> Tensor:
+        """(N,) the class of each row, by the first target that has classes."""
+        name = next(name for name, target in self.schema.targets.items() if target.kind == "category")
+        truth = data.column(name)
+        return (truth.argmax(1) if truth.ndim == 2 else truth).cpu()
 
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -478,6 +572,10 @@ class Algorithm(Configured, ABC):
         for regularizer in self.regularizers:
             regularizer.finish(stage)
 
+    def settle(self, data: Mapping[str, TensorSet]) -> None:
+        """The weights are final: fix what hangs on them before they are judged and written (a threshold, say)."""
+        return None
+
     @classmethod
     @abstractmethod
     def deploy(cls, schema: Schema, models: Mapping[str, Model]) -> Predictor:
@@ -486,6 +584,10 @@ class Algorithm(Configured, ABC):
     def predictor(self) -> Predictor:
         """What is deployed, as it stands now."""
         return self.deploy(self.schema, self.models)
+
+    def told(self) -> dict[str, Any]:
+        """What it adds to results.json, as plain JSON; nothing where rows tell all."""
+        return {}
 
 
 class Regularizer(Protocol):
@@ -505,6 +607,22 @@ class Regularizer(Protocol):
 
 
 @dataclass(frozen=True)
+class Sampler:
+    """How rows are made from nothing.
+
+    Args:
+        draw: (n, generator) -> codes (n, D) from the distribution that training assumed.
+        make: (codes (n, D), conditions) -> what `decode` reads of n rows, by target; conditions are encoded (n, ...) by
+            the name of their input.
+        conditions: the inputs that say what is to be made.
+    """
+
+    draw: Callable[[int, torch.Generator], Tensor]
+    make: Callable[[Tensor, Batch], Batch]
+    conditions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Predictor:
     """All that analysis and delivery may see of what was learnt.
 
@@ -515,6 +633,7 @@ class Predictor:
         answer: batch -> what `decode` reads; `forward` where None.
         stream: batch -> outputs as they are made, where the answer is a sequence.
         scores: name -> (batch -> (B,)).
+        sampler: how it makes rows from nothing; None where it cannot.
     """
 
     schema: Schema
@@ -523,6 +642,7 @@ class Predictor:
     answer: Callable[..., Batch] | None = None
     stream: Callable[..., Iterator[Batch]] | None = None
     scores: Mapping[str, Callable[[Batch], Tensor]] = field(default_factory=dict)
+    sampler: Sampler | None = None
 
     def outputs(self, data: TensorSet, size: int = 512) -> Batch:
         """The output of every row, on the CPU.

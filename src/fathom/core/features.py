@@ -4,7 +4,7 @@ Where all but the head of a network is frozen and nothing is augmented, its body
 network that can be cut in two has, beside `forward`,
 
     features(*inputs) -> (B, D)      the body
-    decide(features) -> outputs      the head, all of whose parameters are called head.*
+    decide(features) -> outputs      the head, all of whose parameters are called head.*, or as `head_name` says
 
 and `forward` is one after the other. Rows are encoded the first time that a batch holds them, so that nothing waits
 before training begins and a resumed run encodes what it needs. Which rows are encoded together never depends on the
@@ -45,7 +45,28 @@ def only_head(model: nn.Module, rates: Mapping[str, float]) -> bool:
     if not hasattr(model.module, "features") or not hasattr(model.module, "decide"):
         return False
     names = [name.removeprefix("module.") for name, _ in model.named_parameters()]
-    return not any(_learns(name, rates) for name in names if not name.startswith("head."))
+    return not any(_learns(name, rates) for name in names if not name.startswith(f"{head_of(model.module)}."))
+
+
+def head_of(module: nn.Module | torch.Tensor) -> str:
+    """The name under which a network's state holds its last layer: "head", unless it says otherwise (`head_name`)."""
+    return str(getattr(module, "head_name", "head"))
+
+
+def rest_frozen(module: nn.Module) -> None:
+    """Put every part whose parameters are all frozen into evaluation mode.
+
+    A frozen part is a fixed function: its normalization must not follow the batches, nor its dropout silence anything.
+
+    Args:
+        module: in training mode; changed in place.
+    """
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        module.eval()
+        return
+    for part in module.children():
+        rest_frozen(part)
 
 
 def _learns(name: str, rates: Mapping[str, float]) -> bool:

@@ -26,6 +26,7 @@ FLAGS = {
     "test": Flag("data.test", str, "Share of the rows for the test, or a file or folder of them."),
     "limit": Flag("data.limit", int, "Use only this many rows."),
     "network": Flag("network.name", str, "See: fathom list networks."),
+    "from": Flag("network.from", str, "Run folder or .safetensors file whose weights the network begins with."),
     "algorithm": Flag("training.algorithm", str, "See: fathom list algorithms."),
     "epochs": Flag("training.epochs", float, "Passes over the training rows."),
     "steps": Flag("training.steps", int, "Batches in all."),

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from fathom.core import steppers
 from fathom.core.contract import Clock
 from fathom.core.errors import FathomError, hint, nearest
+from fathom.core.features import head_of
 from fathom.core.recipe import Training
 from fathom.core.steppers import Stepper
 
@@ -93,6 +94,8 @@ class Optimizer:
                 decays = parameter.ndim > 1 and self.training.weight_decay > 0
                 key = (rate, decays, self._is_matrix(name, parameter))
                 chosen.setdefault(key, []).append(parameter)
+        for module in self.modules.values():
+            module.train(module.training)  # what is frozen now rests, what has thawed learns (see `Model.train`)
         self.groups = [_flatten(*key, parts) for key, parts in chosen.items()]
         self.steppers = [self._stepper(group) for group in self.groups]
         self.averages = [group.weights.detach().clone() for group in self.groups] if self.training.average else []
@@ -126,8 +129,9 @@ class Optimizer:
 
     def _is_matrix(self, name: str, parameter: nn.Parameter) -> bool:
         """Muon moves hidden matrices and filters; embeddings, heads and vectors are left to AdamW."""
-        head = name.rpartition(".")[0].endswith(("head", "embedding"))
-        return self.training.optimizer == "muon" and parameter.ndim > 1 and not head
+        heads = {head_of(getattr(module, "module", module)) for module in self.modules.values()}
+        apart = name.rpartition(".")[0].endswith(("head", "embedding", *heads))
+        return self.training.optimizer == "muon" and parameter.ndim > 1 and not apart
 
     def _stepper(self, group: Group) -> Stepper:
         training = self.training

@@ -4,7 +4,8 @@
 
 Rows are encoded in chunks into one store for all splits; a split is an index into it. The store is kept in memory up
 to `data.memory` GiB and memory-mapped beyond. What is slow to encode (files to decode) is cached by the content of the
-rows, the options of the fields and what they learnt, so that a second run starts at once and a changed file is noticed.
+rows and by what decides how they are encoded, so that a second run starts at once, the folds of one run share what the
+first has decoded, and a changed file is noticed.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import os
 import shutil
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from io import BufferedRandom
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,13 +31,17 @@ import torch
 from torch import Tensor
 
 from fathom.core import split
-from fathom.core.contract import Columns, Index, Ragged, Schema, Source, TensorSet
-from fathom.core.errors import DataError, RowFaults, RunError
+from fathom.core.contract import Columns, Field, Index, Ragged, Schema, Source, TensorSet
+from fathom.core.environments import Environment
+from fathom.core.errors import DataError, RowFaults, RunError, count_text
 from fathom.core.recipe import Data
+from fathom.core.registry import fields
 from fathom.core.run import read_json, sealed_json, write_atomic
 from fathom.core.tensors import WEIGHT, Column, Encoded, Windows, row_hashes, to_list
 
 PARTS = ("train", "validation", "test")
+MEASURED = 2_000  # training rows that fields measure, mean and spread of pictures say
+ENCODING = 2  # raised when pictures are decoded differently; what is cached is then decoded anew
 
 
 @dataclass
@@ -53,6 +60,7 @@ class Prepared:
         hashes: (N,) content of each row's inputs.
         fingerprint: digest of the content of all rows and of what the fields learnt.
         seconds: wall time.
+        environment: where an agent acts; it then stands for every part, and there are no rows.
     """
 
     schema: Schema
@@ -67,25 +75,36 @@ class Prepared:
     fingerprint: str
     seconds: float = 0.0
     sets: dict[str, TensorSet] = field(default_factory=dict)
+    environment: Environment | None = None
 
     def __post_init__(self) -> None:
+        if self.environment is not None:
+            self.sets = dict.fromkeys(PARTS, self.environment)
+            return
         self.sets = {name: self.store.subset(torch.from_numpy(index)) for name, index in self.splits.items()}
 
+    def extent(self) -> str:
+        """How much there is to learn from, in words."""
+        if self.environment is not None:
+            return self.environment.episodes
+        return ", ".join(f"{len(index):,} {name}" for name, index in self.splits.items()) + " rows"
 
-def prepare(source: Source, data: Data, seed: int) -> Prepared:
+
+def prepare(source: Source, data: Data, seed: int, earlier: Schema | None = None) -> Prepared:
     """Read, divide, fit and encode.
 
     Args:
         source: where the rows come from.
-        data: the recipe's table.
+        data: the recipe's table; its options of fields hold, whichever the source was opened with.
         seed: of the division and of `data.limit`, where `data.split_seed` names none.
+        earlier: the fitted schema of the run whose network is trained on; fields that are alike take over what it learnt.
 
     Raises:
         DataError: too many rows are unreadable, a split is empty, splits hold the same rows, a column is missing.
     """
     start = time.perf_counter()
     seed = seed if data.split_seed is None else data.split_seed
-    columns, schema = source.columns(), source.schema()
+    columns, schema = source.columns(), with_options(source.schema(), beyond(data, source))
     notes = source.notes()
     if columns.rows == 0:
         raise DataError(f"{source.location} holds no rows.")
@@ -103,13 +122,85 @@ def prepare(source: Source, data: Data, seed: int) -> Prepared:
     strata = _strata(columns, schema)
     splits, told = _splits(columns, schema, data, given, hashes, unit, strata, seed, source)
     notes += told
-    fit(schema, columns, splits["train"])
-    fingerprint = _fingerprint(hashes, columns, schema)
-    store, faults = encode(schema, columns, data.memory, fingerprint)
+    if data.per_class is not None:
+        splits["train"], told = few_of_each(splits["train"], strata, data.per_class, seed, columns, schema)
+        notes += told
+    notes += fit(schema, columns, splits["train"], earlier)
+    store, faults = encode(schema, columns, data.memory, hashlib.sha256(hashes.tobytes()).hexdigest())
     splits = _without_faults(splits, faults, data.bad_rows, columns, schema, notes)
+    notes += remarked(schema, columns)
+    _measure(schema, store, splits["train"])
+    fingerprint = _fingerprint(hashes, columns, schema)
     together = blocks(columns, schema, splits)
     seconds = time.perf_counter() - start
     return Prepared(schema, store, splits, columns, unit, strata, together, notes, hashes, fingerprint, seconds)
+
+
+def beyond(data: Data, source: Source) -> dict[str, dict[str, Any]]:
+    """The options of fields (kind -> option -> value) that were settled after the source was opened."""
+    known = getattr(source.options, "fields", {})
+    return {
+        kind: {key: value for key, value in options.items() if known.get(kind, {}).get(key) != value}
+        for kind, options in data.fields.items()
+    }
+
+
+def with_options(schema: Schema, options: Mapping[str, Mapping[str, Any]]) -> Schema:
+    """The unfitted fields, those of a kind that `options` speaks of made anew with them.
+
+    Args:
+        schema: as a source guessed it.
+        options: kind -> option -> value, over those that the field has.
+    """
+
+    def remade(item: Field) -> Field:
+        changed = options.get(item.kind)
+        if not changed:
+            return item
+        made: Field = fields[item.kind].make(item.columns, **{**item.options, **changed})
+        made.state = dict(item.state)
+        return made
+
+    both = [{name: remade(item) for name, item in part.items()} for part in (schema.inputs, schema.targets)]
+    return replace(schema, inputs=both[0], targets=both[1])
+
+
+def few_of_each(
+    rows: Index, strata: np.ndarray | None, count: int, seed: int, columns: Columns, schema: Schema
+) -> tuple[Index, list[str]]:
+    """A few training rows of each class, as where labels are dear.
+
+    Args:
+        rows: of the training split.
+        strata: (N,) class of each row.
+        count: rows of each class that are kept; all where it has fewer.
+        seed: draws them.
+        columns: N raw rows.
+        schema: its first target has the classes.
+
+    Returns:
+        The rows in their order, and sentences about them.
+
+    Raises:
+        DataError: no target has classes.
+    """
+    if strata is None:
+        names = ", ".join(f"{name} ({item.kind})" for name, item in schema.targets.items()) or "none"
+        raise DataError(
+            f"data.per_class = {count} keeps that many rows of each class, and no target has classes: {names}. "
+            "Use data.limit for a number of rows."
+        )
+    drawn = np.random.default_rng(seed).permutation(rows)
+    classes = np.unique(strata[rows])
+    kept = np.sort(np.concatenate([drawn[strata[drawn] == one][:count] for one in classes]))
+    notes = [
+        f"Only {count_text(count, 'row')} of each class are learnt from, {len(kept):,} of {len(rows):,} training rows, "
+        "drawn by the seed (data.per_class)."
+    ]
+    if len(kept) < count * len(classes):
+        least = min(int((strata[rows] == one).sum()) for one in classes)
+        notes.append(f"Some classes have fewer than {count} training rows; the smallest has {least}.")
+    return kept, notes
 
 
 def _require(columns: Columns, schema: Schema, where: str) -> None:
@@ -374,12 +465,55 @@ def _absent_classes(columns: Columns, schema: Schema, splits: Mapping[str, Index
     return [f"Too few rows of {', '.join(named)} to judge: the test split has none."]
 
 
-def fit(schema: Schema, columns: Columns, train: Index) -> None:
-    """Fit every field on the training rows, and on nothing else."""
+def fit(schema: Schema, columns: Columns, train: Index, earlier: Schema | None = None) -> list[str]:
+    """Fit every field on the training rows, and on nothing else; or take over what an earlier one learnt.
+
+    Args:
+        schema: unfitted; its fields are fitted in place.
+        columns: N raw rows.
+        train: rows of the training split.
+        earlier: a fitted schema, see `heirs`.
+
+    Returns:
+        A sentence for each input of which the earlier schema has none that is alike.
+    """
     mask = np.zeros(columns.rows, bool)
     mask[train] = True
-    for item in schema.fields().values():
-        item.fit(_training_chunks(columns.select(item.columns), mask))
+    handed_down = heirs(schema, earlier) if earlier else {}
+    for name, item in schema.fields().items():
+        chunks = _training_chunks(columns.select(item.columns), mask)
+        if name in handed_down:
+            item.adopt(handed_down[name], chunks)
+        else:
+            item.begin(chunks)  # `_measure` ends it
+    strange = [name for name in schema.inputs if name not in handed_down] if earlier and earlier.inputs else []
+    return [
+        f"Input '{name}' ({schema.inputs[name].kind}) is none of the earlier run's; what stands for it is learnt anew."
+        for name in strange
+    ]
+
+
+def heirs(schema: Schema, earlier: Schema) -> dict[str, Field]:
+    """Name of a field -> the earlier field whose state it takes over.
+
+    An input takes over that of an earlier input which reads the same columns, or which is the only one of its kind, as
+    it is, and reads one column: a picture is a picture whatever its column is called. A target is asked anew, but a text
+    that is written is spelled as before.
+    """
+    found: dict[str, Field] = {}
+    for ours, theirs in ((schema.inputs, earlier.inputs), (_written(schema), _written(earlier))):
+        for name, item in ours.items():
+            alike = [other for other in theirs.values() if other.kind == item.kind]
+            same = [other for other in alike if other.columns == item.columns]
+            mine = [other for other in ours.values() if other.kind == item.kind]
+            lone = len(alike) == len(mine) == 1 and len(alike[0].columns) == len(item.columns) == 1
+            if same or lone:
+                found[name] = (same or alike)[0]
+    return found
+
+
+def _written(schema: Schema) -> dict[str, Field]:
+    return {name: item for name, item in schema.targets.items() if item.kind == "text"}
 
 
 def _training_chunks(columns: Columns, mask: np.ndarray) -> Iterator[Columns]:
@@ -389,42 +523,77 @@ def _training_chunks(columns: Columns, mask: np.ndarray) -> Iterator[Columns]:
             yield kept
 
 
+def _measure(schema: Schema, store: TensorSet, train: Index) -> None:
+    """What fields learn from encoded training rows, of which some from all over are enough."""
+    rows = torch.from_numpy(train[:: max(1, len(train) // MEASURED)])
+    for name, item in schema.fields().items():
+        column = store.columns[name]
+        if isinstance(column, Tensor):
+            item.measure(column.index_select(0, rows))
+
+
 def encode(
-    schema: Schema, columns: Columns, memory: float = 4.0, fingerprint: str | None = None
+    schema: Schema, columns: Columns, memory: float = 4.0, content: str | None = None
 ) -> tuple[TensorSet, dict[int, str]]:
-    """Encode every row, chunk by chunk, into one store.
+    """Encode every row, chunk by chunk, into one store. What fields remark is of all rows then.
 
     Args:
         schema: fitted fields.
         columns: N raw rows.
         memory: GiB beyond which the store is memory-mapped.
-        fingerprint: names the content, for the cache of decoded files; None never caches.
+        content: digest of the rows' content, for the cache of decoded files; None never caches.
 
     Returns:
         The store of N rows, and the rows that could not be read with the reason of each.
     """
-    slow = fingerprint is not None and bool(file_columns(schema, columns))
-    folder = cache_folder() / "encoded" / fingerprint[:32] if slow and fingerprint else None
-    if folder and (found := _cached(folder)) is not None:
-        return found
+    places = _cache_places(schema, columns, content) if content else {}
+    made = {name: kept for name, folder in places.items() if (kept := _cached(folder)) is not None}
+    fresh = {name: item for name, item in schema.fields().items() if name not in made}
+    made.update(_encoded(schema, fresh, columns, memory))
+    for name in fresh:
+        if name in places:
+            _write_cache(places[name], made[name])
     store: dict[str, Encoded] = {}
     faults: dict[int, str] = {}
-    builders = {name: Builder(columns.rows, memory) for name in schema.fields()}
+    for name, item in schema.fields().items():
+        store[name] = _cut(made[name].column, item.window)
+        item.remarks = made[name].remarks
+        faults.update(made[name].faults)
+    if weight := schema.special.get("weight"):
+        store[WEIGHT] = torch.from_numpy(_weights(columns[weight], weight))
+    return TensorSet(store), faults
+
+
+@dataclass(frozen=True)
+class Made:
+    """One encoded field.
+
+    Args:
+        column: N rows.
+        faults: rows that could not be read, with the reason of each.
+        remarks: rows that were read otherwise than one might think.
+    """
+
+    column: Tensor | Ragged
+    faults: dict[int, str]
+    remarks: dict[int, str]
+
+
+def _encoded(schema: Schema, items: Mapping[str, Field], columns: Columns, memory: float) -> dict[str, Made]:
+    """All rows of some fields of a schema."""
+    builders = {name: Builder(columns.rows, memory) for name in items}
+    faults: dict[str, dict[int, str]] = {name: {} for name in items}
+    remarks: dict[str, dict[int, str]] = {name: {} for name in items}
     for start, chunk in columns.chunks(_chunk_rows(schema)):
-        for name, item in schema.fields().items():
+        for name, item in items.items():
             try:
                 part = item.encode(chunk, target=name in schema.targets)
             except RowFaults as error:
                 part = error.partial
-                faults.update({start + row: reason for row, reason in error.reasons.items()})
+                faults[name].update({start + row: reason for row, reason in error.reasons.items()})
+            remarks[name].update({start + row: remark for row, remark in item.remarks.items()})
             builders[name].add(part)
-    for name, builder in builders.items():
-        store[name] = _cut(builder.result(), schema.fields()[name].window)
-    if weight := schema.special.get("weight"):
-        store[WEIGHT] = torch.from_numpy(_weights(columns[weight], weight))
-    if folder:
-        _write_cache(folder, store, faults)
-    return TensorSet(store), faults
+    return {name: Made(builder.result(), faults[name], remarks[name]) for name, builder in builders.items()}
 
 
 def _cut(column: Tensor | Ragged, window: tuple[int, int] | None) -> Encoded:
@@ -551,46 +720,70 @@ def _fingerprint(hashes: np.ndarray, columns: Columns, schema: Schema) -> str:
     return digest.hexdigest()
 
 
-def _write_cache(folder: Path, store: Mapping[str, Encoded], faults: Mapping[int, str]) -> None:
-    """Write the store beside, then rename. A cache that cannot be written costs time, not the run."""
-    columns = {name: column for name, column in store.items() if isinstance(column, Tensor)}
-    if len(columns) < len(store):
+def _cache_places(schema: Schema, columns: Columns, content: str) -> dict[str, Path]:
+    """Field that is slow to encode -> its folder in the cache: for these rows, encoded in this way."""
+    files = file_columns(schema, columns)
+    slow = {name: item for name, item in schema.inputs.items() if files.intersection(item.columns)}
+    places = {}
+    for name, item in slow.items():
+        way = json.dumps([ENCODING, content, item.kind, item.columns, item.encoding()], sort_keys=True, default=str)
+        places[name] = cache_folder() / "encoded" / hashlib.sha256(way.encode()).hexdigest()[:32]
+    return places
+
+
+def _write_cache(folder: Path, made: Made) -> None:
+    """Write a field beside, then rename. A cache that cannot be written costs time, not the run."""
+    if not isinstance(made.column, Tensor):
         return
+    values = made.column.contiguous().numpy()
+    about = {
+        "shape": list(values.shape),
+        "dtype": str(made.column.dtype).removeprefix("torch."),
+        "checksum": _checksum(values),
+        "faults": {str(row): reason for row, reason in made.faults.items()},
+        "remarks": {str(row): remark for row, remark in made.remarks.items()},
+    }
     beside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
     try:
         beside.mkdir(parents=True, exist_ok=True)
-        about = {}
-        for i, (name, column) in enumerate(columns.items()):
-            column.contiguous().numpy().tofile(beside / f"{i}.bin")
-            about[name] = {
-                "file": f"{i}.bin",
-                "shape": list(column.shape),
-                "dtype": str(column.dtype).removeprefix("torch."),
-            }
-        write_atomic(
-            beside / "about.json",
-            sealed_json({"columns": about, "faults": {str(k): v for k, v in faults.items()}}),
-        )
+        values.tofile(beside / "values.bin")
+        write_atomic(beside / "about.json", sealed_json(about))
         shutil.rmtree(folder, ignore_errors=True)  # one that is there was found damaged, or it would have been read
         os.replace(beside, folder)
     except (OSError, RunError):
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _cached(folder: Path) -> tuple[TensorSet, dict[int, str]] | None:
-    """The store that an earlier run encoded, memory-mapped; None where there is none or it is damaged."""
+def _cached(folder: Path) -> Made | None:
+    """The field that an earlier run encoded, memory-mapped; None where there is none or it is damaged."""
     try:
         about = read_json(folder / "about.json")
-        store: dict[str, Encoded] = {}
-        for name, item in about["columns"].items():
-            dtype, size = getattr(torch, item["dtype"]), int(np.prod(item["shape"]))
-            path = folder / item["file"]
-            if path.stat().st_size != size * dtype.itemsize:
-                return None
-            store[name] = torch.from_file(str(path), shared=False, size=size, dtype=dtype).reshape(item["shape"])
-        return TensorSet(store), {int(row): reason for row, reason in about["faults"].items()}
+        dtype, size = getattr(torch, about["dtype"]), int(np.prod(about["shape"]))
+        path = folder / "values.bin"
+        if path.stat().st_size != size * dtype.itemsize:
+            return None
+        column = torch.from_file(str(path), shared=False, size=size, dtype=dtype).reshape(about["shape"])
+        if _checksum(column.numpy()) != about["checksum"]:
+            return None
+        faults, remarks = ({int(row): text for row, text in about[key].items()} for key in ("faults", "remarks"))
+        return Made(column, faults, remarks)
     except (RunError, OSError, KeyError, RuntimeError):
         return None
+
+
+def _checksum(values: np.ndarray) -> int:
+    """CRC-32 of the bytes: finds rot at the speed of reading."""
+    return zlib.crc32(values.reshape(-1).view(np.uint8).data)
+
+
+def remarked(schema: Schema, columns: Columns) -> list[str]:
+    """A sentence about rows of which the fields remarked something when they encoded them."""
+    told = {row: remark for item in schema.fields().values() for row, remark in item.remarks.items()}
+    if not told:
+        return []
+    shown = "; ".join(describe_row(columns, schema, row, told[row]) for row in sorted(told)[:3])
+    more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+    return [f"{count_text(len(told), 'row')} read in part: {shown}{more}."]
 
 
 def _without_faults(

@@ -38,7 +38,7 @@ from fathom.core import registry
 from fathom.core.errors import FathomError, RecipeError, nearest, unknown
 from fathom.core.flags import FLAGS
 
-BUDGETS = ("training.epochs", "training.steps", "training.minutes")
+BUDGETS = ("training.epochs", "training.steps", "training.minutes", "training.environment_steps")
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -54,9 +54,12 @@ class Data(Section):
     """What is learnt from what, and how rows are divided."""
 
     location: str | None = Field(None, description="folder, file or name of a built-in set")
-    target: list[str] | None = Field(None, description="columns to predict; guessed where None")
-    input: list[str] | None = Field(None, description="columns to learn from; all others where None")
+    target: list[str] | None = Field(None, description="columns to predict; guessed where None, nothing is predicted where []")
+    input: list[str] | None = Field(None, description="columns to learn from; all others where None, none where []")
     types: dict[str, str] = Field({}, description="column -> number, category, image, labels, text or ignore")
+    compare: list[str] | None = Field(
+        None, description="columns of known scores: never inputs, each a baseline of its own on the test rows"
+    )
     group: str | None = Field(None, description="column whose equal values stay in one split")
     time: str | None = Field(None, description="column that orders the rows; the last become the test split")
     horizon: PositiveInt | None = Field(None, description="moments to forecast; the rows are then a series")
@@ -64,12 +67,16 @@ class Data(Section):
     validation: Share | str | None = Field(None, description="share of the rows, or a file or folder; 0.1 where None")
     test: Share | str | None = Field(None, description="share of the rows, or a file or folder; 0.2 where None")
     limit: PositiveInt | None = Field(None, description="use only this many rows, drawn by the seed")
+    per_class: PositiveInt | None = Field(
+        None, description="learn from only this many rows of each class, drawn by the seed; the other splits stay whole"
+    )
     split_seed: int | None = Field(None, ge=0, lt=2**31, description="of the division; training.seed where None")
     fold: tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="[k, K]: the test rows are the k-th of K parts, as in a member of training.folds"
     )
     bad_rows: Probability = Field(0.01, description="share of unreadable rows that may be left out")
     memory: PositiveFloat = Field(4.0, description="GiB of encoded data kept in memory; more is memory-mapped")
+    environment: dict[str, Any] = Field({}, description="options of a gymnasium environment")
     download: bool = Field(False, description="fetch a built-in set that is not on this machine")
     fields: dict[str, dict[str, Any]] = Field({}, description="options of each kind of field")
 
@@ -81,11 +88,15 @@ class Training(Section):
     epochs: PositiveFloat | None = Field(None, description="passes over the training rows")
     steps: PositiveInt | None = Field(None, description="batches in all")
     minutes: PositiveFloat | None = Field(None, description="wall time of training")
+    environment_steps: PositiveInt | None = Field(None, description="actions in all, where an agent learns by acting")
     stop_after: PositiveInt | None = Field(
         None, description="steps after which the minutes were over, so that a repeat ends there too"
     )
     batch: PositiveInt | None = Field(None, description="rows a step")
     tokens: PositiveInt | None = Field(None, description="tokens a step, filling included, instead of rows (texts)")
+    sampling: Literal["shuffled", "balanced"] = Field(
+        "shuffled", description="each row once an epoch, or drawn so that every class comes equally often"
+    )
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "muon"] = "adamw"
     learning_rate: PositiveFloat | None = Field(None, description="the largest rate of the schedule")
     momentum: Probability = Field(0.9, description="of sgd, rmsprop and muon")
@@ -127,11 +138,17 @@ class Training(Section):
 
 
 class StageTable(Section):
-    """One stretch of training, in epochs or steps; stages follow each other, each with a schedule of its own."""
+    """One stretch of training; stages follow each other, each with a schedule of its own.
+
+    It says how long it takes in epochs, in steps, or as a share of the steps of the whole (`training` then says how long
+    that is); a resolved stage of a share says its steps as well.
+    """
 
     name: str = "train"
     epochs: PositiveFloat | None = None
     steps: PositiveInt | None = None
+    share: float | None = Field(None, gt=0, le=1, description="of all steps; the shares of all stages add up to 1")
+    augment: bool = Field(True, description="whether its rows are augmented, where the recipe augments")
     rates: dict[str, NonNegativeFloat] = Field(
         {"*": 1.0}, description="parameter glob, as in `fathom plan` -> multiple of the rate; the last match counts"
     )
@@ -293,7 +310,7 @@ def _field_options(table: Any, faults: list[str]) -> Any:
             faults.append(f"data.{kind} should be a table, but {given!r} came.")
         else:
             faults += registry.fields[kind].options(given, f"data.{kind}")[1]
-    for key in ("target", "input"):
+    for key in ("target", "input", "compare"):
         if isinstance(plain.get(key), str):
             plain[key] = [name.strip() for name in plain[key].split(",")]
         elif isinstance(plain.get(key), int) and not isinstance(plain[key], bool):
@@ -311,9 +328,10 @@ def _network(table: Any, faults: list[str]) -> dict[str, Any]:
         faults.append(f"network should be a table, but {table!r} came.")
         return {}
     given = dict(table)
+    beginning = _beginning(given, faults)
     name = network_name(given)
     if name is None or name == OWN:
-        return given
+        return {**given, **beginning}
     if not isinstance(name, str):
         faults.append(f"network.name = {name!r} is not allowed: it should be one name, as in network.name=mlp.")
         return given
@@ -323,7 +341,24 @@ def _network(table: Any, faults: list[str]) -> dict[str, Any]:
     options = {key: value for key, value in given.items() if key != "name"}
     complete, wrong = registry.networks[name].options(options, "network")
     faults += wrong
-    return {"name": name, **complete}
+    return {"name": name, **beginning, **complete}
+
+
+def _beginning(given: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+    """Take `from` out of a network's table, which is no option of any network; a path holds from anywhere."""
+    location = given.pop(FROM, None)
+    if location is None:
+        return {}
+    if not isinstance(location, str | os.PathLike) or not str(location).strip():
+        faults.append(f"network.from = {location!r} is not allowed: it should be a run folder or a .safetensors file.")
+        return {}
+    path = os.path.expandvars(os.path.expanduser(os.fspath(location)))
+    return {FROM: str(Path(path).resolve()) if Path(path).exists() else path}
+
+
+def options_of(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters in a network's table: all of it but its name and where its weights come from."""
+    return {key: value for key, value in table.items() if key not in ("name", FROM)}
 
 
 def network_name(table: Mapping[str, Any]) -> Any:
@@ -336,6 +371,7 @@ def network_name(table: Mapping[str, Any]) -> Any:
 
 
 OWN = "own"  # the name of a module that the user handed over
+FROM = "from"  # key of the network's table: the run or file whose weights it begins with
 
 
 def _augment(table: Any, faults: list[str]) -> dict[str, Any]:
@@ -376,14 +412,53 @@ def _stages(tables: Any, training: Training | None, faults: list[str]) -> list[A
         return []
     stages = [_section(StageTable, table, f"stage[{i}]", faults) for i, table in enumerate(tables)]
     for i, stage in enumerate(stages):
-        if stage is not None and (stage.epochs is None) == (stage.steps is None):
-            faults.append(f"stage[{i}] should say how long it takes, in epochs or in steps.")
+        if stage is not None and not _says_how_long(stage):
+            faults.append(f"stage[{i}] should say how long it takes, in epochs or in steps, or as a share of all steps.")
+    shares = [stage.share for stage in stages if stage is not None and stage.share is not None]
+    if shares:
+        faults += _wrong_shares(shares, len(stages))
+        return stages
     total = sum((stage.steps or 0) for stage in stages if stage is not None)
     for key in ("epochs", "steps", "minutes") if stages and training else ():
         value = getattr(training, key)
         if value is not None and (key, value) != ("steps", total):
             faults.append(f"training.{key} has no meaning beside [[stage]] tables, which say how long each takes.")
     return stages
+
+
+def _says_how_long(stage: StageTable) -> bool:
+    """In one way; the steps of a share are worked out, and written beside it."""
+    if stage.share is not None:
+        return stage.epochs is None
+    return (stage.epochs is None) != (stage.steps is None)
+
+
+def _wrong_shares(shares: Sequence[float], stages: int) -> list[str]:
+    if len(shares) < stages:
+        return ["Some [[stage]] tables take a share of all steps and others say their own length; use one way for all."]
+    if abs(sum(shares) - 1) > 1e-6:
+        return [f"The shares of the [[stage]] tables add up to {sum(shares):g}; make them add up to 1."]
+    return []
+
+
+def in_shares(stages: Sequence[Any]) -> bool:
+    """Whether stages (tables, checked or not) divide a budget that `training` states."""
+    return any((s.get("share") if isinstance(s, Mapping) else getattr(s, "share", None)) is not None for s in stages)
+
+
+def divided(total: int, shares: Sequence[float]) -> list[int]:
+    """Steps of each stage: at least one, and `total` in all where that is enough.
+
+    >>> divided(10, [0.3, 0.7]), divided(1, [0.3, 0.7])
+    ([3, 7], [1, 1])
+    """
+    ends = [max(round(total * sum(shares[: i + 1])), i + 1) for i in range(len(shares))]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _without_steps(table: Any) -> Any:
+    """A stage of a share, whose steps follow from a budget that has changed."""
+    return {k: v for k, v in table.items() if k != "steps"} if isinstance(table, Mapping) else table
 
 
 def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -399,8 +474,10 @@ def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
     if any(change in BUDGETS for change in changes):
         for key in (*BUDGETS, "training.stop_after"):
             result.get("training", {}).pop(key.removeprefix("training."), None)
+        if isinstance(stages := result.get("stage"), list) and in_shares(stages):
+            result["stage"] = [_without_steps(table) for table in stages]
     if "network.name" in changes and changes["network.name"] != result.get("network", {}).get("name"):
-        result["network"] = {}
+        result["network"] = {key: value for key, value in result.get("network", {}).items() if key == FROM}
     for key, value in changes.items():
         *path, last = key.split(".")
         if not path:
@@ -448,6 +525,7 @@ def flag_changes(flags: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in flags.items():
         if value is None:
             continue
+        name = "from" if name == "from_" else name  # a word of Python itself: fathom.fit(..., from_=run)
         key = FLAGS[name].key if name in FLAGS else "data.download" if name == "download" else name
         if key in names:
             raise FathomError(f"'{key}' is given twice, as '{names[key]}' and '{name}'; leave one out.")

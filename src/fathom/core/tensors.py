@@ -205,12 +205,14 @@ class Ragged:
         offsets: (N + 1,) int64; row i is `values[offsets[i]:offsets[i + 1]]`.
         fill: what stands where a row has ended.
         left: whether short rows are filled up before their first value instead of after their last.
+        even: whether filling up costs nothing, so that a batch needs no rows of about one length.
     """
 
     values: Tensor
     offsets: Tensor
     fill: float = 0.0
     left: bool = False
+    even: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -299,8 +301,8 @@ class TensorSet:
         return TensorSet(self.columns, index)
 
     def lengths(self) -> Tensor:
-        """(N,) the length of each row: its longest ragged column, 1 where there is none."""
-        ragged = [column.lengths() for column in self.columns.values() if isinstance(column, Ragged)]
+        """(N,) the length of each row: its longest ragged column whose filling up costs, 1 where there is none."""
+        ragged = [column.lengths() for column in self.columns.values() if isinstance(column, Ragged) and not column.even]
         longest = torch.stack(ragged).amax(0) if ragged else torch.ones(self._size(), dtype=torch.int64)
         return longest if self.index is None else longest[self.index]
 

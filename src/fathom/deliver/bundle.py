@@ -2,6 +2,7 @@
 
 write_bundle(folder, ...)   weights.safetensors, model.json, README.md
 read_bundle(folder)         refuses what is damaged, of a later format, or does not fit
+read_weights(folder)        the same without building the networks, for those who begin with these weights
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fathom.core.contract import Model, Schema
 from fathom.core.errors import FathomError, RunError
-from fathom.core.recipe import OWN
+from fathom.core.recipe import FROM, OWN, options_of
 from fathom.core.registry import algorithms, networks
 from fathom.core.run import (
     FORMAT,
@@ -68,7 +69,8 @@ def write_bundle(
     }
     save_tensors(folder / "weights.safetensors", weights)
     write_atomic(folder / "README.md", card.encode())
-    about = {"format": FORMAT, "algorithm": algorithm, "network": dict(network), "schema": schema.to_json()}
+    table = {key: value for key, value in network.items() if key != FROM}  # the weights are here now
+    about = {"format": FORMAT, "algorithm": algorithm, "network": table, "schema": schema.to_json()}
     write_atomic(folder / "model.json", sealed_json(about))
 
 
@@ -83,11 +85,7 @@ def read_bundle(folder: Path, module: nn.Module | None = None, adopt: Any = None
     Raises:
         RunError: a file is missing or damaged, or the weights do not fit.
     """
-    about = read_json(folder / "model.json")
-    if about.get("format", 0) > FORMAT:
-        raise RunError(
-            f"{folder} was written by a newer Fathom (format {about['format']}; this one reads {FORMAT}). Upgrade Fathom."
-        )
+    about = _about(folder)
     try:
         schema = Schema.from_json(about["schema"])
         algorithm = algorithms[about["algorithm"]].make
@@ -111,6 +109,36 @@ def read_bundle(folder: Path, module: nn.Module | None = None, adopt: Any = None
     return Bundle(schema, models, about["algorithm"], about)
 
 
+def read_weights(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """What a bundle holds, checked against its checksums; no network is built.
+
+    Args:
+        folder: `model/` of a run.
+
+    Returns:
+        The content of model.json, and role -> name in the `Model` -> tensor.
+
+    Raises:
+        RunError: a file is missing or damaged.
+    """
+    about = _about(folder)
+    weights, _ = load_tensors(folder / "weights.safetensors")
+    roles: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in weights.items():
+        role, _, inner = name.partition("/")
+        roles.setdefault(role, {})[inner] = tensor
+    return about, roles
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    about = read_json(folder / "model.json")
+    if about.get("format", 0) > FORMAT:
+        raise RunError(
+            f"{folder} was written by a newer Fathom (format {about['format']}; this one reads {FORMAT}). Upgrade Fathom."
+        )
+    return about
+
+
 def _network(
     table: Mapping[str, Any], schema: Schema, role: str, module: nn.Module | None, adopt: Any, folder: Path
 ) -> nn.Module:
@@ -123,6 +151,6 @@ def _network(
             )
         adopted: nn.Module = adopt(module, schema)
         return adopted
-    options = {key: value for key, value in table.items() if key != "name"}
+    options = options_of(table)
     built: nn.Module = networks[name].build(schema, role, **options)
     return built

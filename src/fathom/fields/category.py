@@ -36,6 +36,9 @@ class Category(Field):
     one_hot: int = hyperparameter(32, help="columns of more categories than this are embedded instead of one-hot")
     limit: int = hyperparameter(10_000, help="the most frequent categories that are kept of each input column")
     positive: str | None = hyperparameter(None, help="the class that precision, recall and F1 speak of")
+    cost: dict[str, float] = hyperparameter({}, help="decide by what a miss and a false alarm cost, {miss = 100, alarm = 1}")
+    beta: float | None = hyperparameter(None, help="decide by the best F-beta; 2 cares twice as much for recall as for precision")
+    alerts: float | None = hyperparameter(None, help="decide so that about this many of 1,000 rows are the positive class")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -69,6 +72,12 @@ class Category(Field):
         self.state = {"vocabularies": [sorted(column, key=_natural) for column in words]}
         self.state["classes"] = [str(i) for i in range(shares)] or self.state["vocabularies"][0]
         self.state["type"] = "int" if shares else kind
+        if len(counts) == 1 and not shares:
+            self.state["counts"] = [counts[0][word] for word in self.classes]
+
+    def is_alike(self, other: Field) -> bool:
+        """Whether the classes are the same, in the same order."""
+        return isinstance(other, Category) and self.state["classes"] == other.state["classes"]
 
     def encode(self, columns: Columns, target: bool = False) -> Tensor:
         """Target: (N,) int64 class, or (N, K) float32 soft rows. Input: (N, columns) int32, 0 for unknown."""
@@ -120,18 +129,35 @@ class Category(Field):
         return Embed([len(words) + 1 for words in self.state["vocabularies"]], self.one_hot)
 
     def decode(self, output: Tensor) -> list[Any]:
-        """The likeliest class, in the type that it came in, its probability, and the probability of each."""
+        """The likeliest class, in the type that it came in, its probability, and the probability of each.
+
+        Where a threshold was chosen for the positive class (`analysis/decision`), the answer is the decision at it:
+        the positive class from the threshold on, else the likeliest of the others. The threshold stands beside.
+        """
         shares = output.float().softmax(1)  # (N, K)
-        best = shares.argmax(1).tolist()
+        chosen = self.state.get("decision")
+        told = {"threshold": round(chosen["threshold"], 6)} if chosen else {}
         back = BACK[self.state.get("type", "text")]
         return [
             {
                 "answer": back(self.classes[top]),
                 "confidence": round(row[top], 6),
                 "probabilities": dict(zip(self.classes, (round(p, 6) for p in row), strict=True)),
+                **told,
             }
-            for top, row in zip(best, shares.tolist(), strict=True)
+            for top, row in zip(self.decide(shares).tolist(), shares.tolist(), strict=True)
         ]
+
+    def decide(self, probability: Tensor) -> Tensor:
+        """(N, K) probabilities -> (N,) the class that is answered."""
+        chosen = self.state.get("decision")
+        if chosen is None:
+            return probability.argmax(1)
+        positive: int = chosen["positive"]
+        others = probability.clone()
+        others[:, positive] = -1.0
+        alarm = probability[:, positive] >= chosen["threshold"]
+        return torch.where(alarm, positive, others.argmax(1))
 
     def metrics(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> dict[str, Tensor]:
         """Counting, ranking and probability metrics; of the positive class where one is named."""

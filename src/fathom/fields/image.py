@@ -1,8 +1,9 @@
 """Images: files, encoded bytes or arrays, held as uint8 at the working size and standardized by a layer.
 
 Every file is opened in the same way: formats from a list, a cap on pixels, EXIF orientation applied, CMYK and palettes
-turned into RGB, transparency laid on white, 16 bits scaled to 8. What cannot be read is a fault of its row, never a
-black picture.
+turned into RGB, transparency laid on white, 16 bits scaled to 8, of several pictures in a file the first (which is
+remarked). What cannot be read is a fault of its row, never a black picture. `placed` says where a picture lands in the
+working picture; whatever has places in pictures (boxes) goes the same way.
 
 What the numbers of arrays mean is decided once, from the training rows, and kept as the state's `factor`, which turns
 them into bytes: 255 where they are shares (multiples of 1/255 up to 1), 1 where they are whole numbers from 0 to 255,
@@ -15,30 +16,47 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor, nn
 
-from fathom.core.contract import Columns, Field, hyperparameter
+from fathom.core.contract import Columns, Field, Ragged, hyperparameter
 from fathom.core.device import cores
 from fathom.core.errors import DataError, RowFaults
 from fathom.core.registry import fields
 from fathom.core.tensors import Column, to_list
+from fathom.fields.binarized import How, binarized
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
-MOST_PIXELS = 100_000_000
+MOST_PIXELS = 89_478_485  # what Pillow takes for a decompression bomb
 WORKING_SIZE = 64  # of photos, unless data.image.size says otherwise
+SIDES = (8, 4096)  # the least and the greatest side of a working size that is asked for
 SMALL = 64  # pictures up to this side, all of one size, are kept as they are
+SEVERAL = ("GIF", "WEBP", "PNG", "TIFF")  # animations and scans of many pages; a JPEG's further pictures are previews
+DETAIL = 1024  # huge JPEG photos are decoded at a half, a quarter or an eighth, but no side smaller than this
 SAMPLE = 2_000  # training rows that mean and spread are measured on
 PROBED = 64  # training rows that working size and channels are seen from
 SLICE = 1 << 24  # values looked at at once
 # What Pillow's decoders raise on damaged bytes: broken EXIF and TIFF tags end in any of these.
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, AttributeError, KeyError, IndexError)
+
+
+def _checked(size: Any) -> Any:
+    """Refuse a working size in one sentence; a union would say one for each of its types."""
+    given = [size] if isinstance(size, int) else size
+    least, most = SIDES
+    fits = isinstance(given, list | tuple) and (isinstance(size, int) or len(given) == 2)
+    if size is not None and not (fits and all(type(side) is int and least <= side <= most for side in given)):
+        raise ValueError(f"one side or [height, width], in whole pixels from {least} to {most}")
+    return size
 
 
 @fields.register("image")
@@ -47,9 +65,21 @@ class Image(Field):
 
     kind = "image"
     files = True
-    size: int | None = hyperparameter(None, help="side in pixels; small pictures of one size keep theirs")
+    size: Annotated[int | tuple[int, int] | None, BeforeValidator(_checked)] = hyperparameter(
+        None,
+        help="side in pixels, or [height, width]; small pictures of one size keep theirs, others become at most 64",
+    )
     channels: Literal[1, 3] | None = hyperparameter(None, help="1 gray or 3 color; seen from the pictures")
-    fit_by: Literal["stretch", "crop", "pad"] = hyperparameter("stretch", help="how another shape becomes square")
+    fit_by: Literal["stretch", "crop", "pad"] = hyperparameter(
+        "stretch", help="how another shape becomes the working one: distorted, cut at two sides, or with black ones"
+    )
+    views: Literal[1, 2, 6] = hyperparameter(
+        1, help="what an answer is the mean of: 1 the picture, 2 its mirror image too, 6 both also moved by one pixel"
+    )
+
+    binarize: How = hyperparameter(
+        "none", help="black and white pixels: stochastic by the gray value, once for each picture, or by a threshold"
+    )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,6 +88,18 @@ class Image(Field):
 
     def fit(self, chunks: Iterable[Columns]) -> None:
         """Working size and channels, then the mean and spread of each channel."""
+        encoded, faults = self._encode(_spaced(self._begun(chunks), SAMPLE))
+        good = [row for row in range(len(encoded)) if row not in faults]
+        if not good:
+            raise DataError(f"No picture of '{self.columns[0]}' can be read.")
+        self.measure(encoded[good])
+
+    def begin(self, chunks: Iterable[Columns]) -> None:
+        """What the numbers of arrays mean, working size and channels."""
+        self._begun(chunks)
+
+    def _begun(self, chunks: Iterable[Columns]) -> Column:
+        """The same; returns rows from all over the column."""
         name = self.columns[0]
         values = Values()
         samples: list[Column] = []  # from every chunk, for rows are often sorted by class
@@ -74,26 +116,59 @@ class Image(Field):
             self.state["shape"] = _array_shape(sample, self)
         else:
             self.state["shape"] = _file_shape(*_probe(_spaced(sample, PROBED)), self)
-        self._measure(_spaced(sample, SAMPLE))
+        return sample
 
-    def _measure(self, sample: Column) -> None:
-        """Mean and spread of each channel."""
-        encoded, faults = self._encode(sample)
-        pixels = encoded[[row for row in range(len(encoded)) if row not in faults]].float()
-        if len(pixels) == 0:
-            raise DataError(f"No picture of '{self.columns[0]}' can be read.")
+    def adopt(self, earlier: Field, chunks: Iterable[Columns]) -> None:
+        """The shape, mean and spread of earlier pictures; what the numbers of arrays mean is seen from these rows.
+
+        Raises:
+            DataError: earlier pictures were arrays whose numbers were no bytes, or these are.
+        """
+        values = Values()
+        for chunk in chunks:
+            column = chunk[self.columns[0]]
+            if isinstance(column, np.ndarray):
+                values.see(column)
+        factor = values.factor()
+        if (factor is None) != (earlier.state["factor"] is None):
+            raise DataError(
+                f"The numbers of '{self.columns[0]}' and of the earlier run's pictures cannot be compared: one are bytes of "
+                "pictures or shares from 0 to 1, the others neither. Give arrays like those of the earlier run."
+            )
+        channels, height, width = earlier.state["shape"]
+        if self.channels not in (None, channels):
+            raise DataError(
+                f"data.image.channels = {self.channels} does not go with the earlier run, whose pictures have {channels}. "
+                "Leave it out; pictures are then read as they were there."
+            )
+        size = self.working_size or (height, width)
+        self.state = {**earlier.state, "factor": factor, "shape": [channels, *size]}
+
+    def measure(self, encoded: Tensor | Ragged) -> None:
+        """Mean and spread of each channel of encoded training rows (N, C, H, W)."""
+        if "mean" in self.state:
+            return
+        assert isinstance(encoded, Tensor), "pictures are of one size"
+        pixels = encoded[:: max(1, len(encoded) // SAMPLE)].float()
         mean, deviation = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0)
         self.state["mean"] = mean.tolist()
         self.state["std"] = torch.where(deviation > 1e-6, deviation, torch.ones(())).tolist()
 
+    def encoding(self) -> dict[str, Any]:
+        """Not mean and spread: another fold of the same pictures measures others."""
+        made = {"shape": self.state["shape"], "factor": self.state["factor"], "fit_by": self.fit_by}
+        return made if self.binarize == "none" else {**made, "binarize": self.binarize}
+
     def encode(self, columns: Columns, target: bool = False) -> Tensor:
         """(N, C, H, W) uint8; float32 where the arrays of training were neither 0 to 255 nor 0 to 1."""
         encoded, faults = self._encode(columns[self.columns[0]])
+        encoded = binarized(encoded, self.binarize)
         if faults:
             raise RowFaults(faults, encoded)
         return encoded
 
     def _encode(self, column: Column) -> tuple[Tensor, dict[int, str]]:
+        self.remarks = {}
         if isinstance(column, np.ndarray):
             return self._arrays(column)
         if self.state["factor"] is None:
@@ -104,10 +179,14 @@ class Image(Field):
         channels, height, width = self.shape
         encoded = np.zeros((len(column), channels, height, width), np.uint8)
         faults: dict[int, str] = {}
+        detail = max(DETAIL, height, width)
 
         def one(row: int, value: Any) -> None:
+            def tell(remark: str) -> None:
+                self.remarks[row] = remark
+
             try:
-                encoded[row] = to_pixels(open_picture(value), self.shape, self.fit_by)
+                encoded[row] = to_pixels(open_picture(value, detail, tell), self.shape, self.fit_by)
             except UnreadableError as error:
                 faults[row] = str(error)
 
@@ -135,12 +214,31 @@ class Image(Field):
             )
         if values.shape[2:] == (height, width):
             return values
-        resized = nn.functional.interpolate(values.float(), (height, width), mode="bilinear", antialias=True)
-        return _like(resized, values)
+        inner_height, inner_width, top, left = _window((values.shape[3], values.shape[2]), self.shape, self.fit_by)
+        resized = nn.functional.interpolate(
+            values.float(), (inner_height, inner_width), mode="bilinear", antialias=True
+        )
+        sides = (left, width - left - inner_width, top, height - top - inner_height)  # a negative side is cut off
+        return _like(nn.functional.pad(resized, sides), values)
 
     def layer(self) -> nn.Module:
         """uint8 -> standardized float, channels last in memory."""
         return Pixels(self.state["mean"], self.state["std"])
+
+    def viewed(self, encoded: Tensor) -> list[Tensor]:
+        """As they are, mirrored, and both also one pixel up and left, or down and right (test-time augmentation; Jordan 2024)."""
+        if self.views == 1:
+            return [encoded]
+        pictures = [encoded] if self.views == 2 else [encoded, _nudged(encoded, 1), _nudged(encoded, -1)]
+        return [view for picture in pictures for view in (picture, picture.flip(3))]
+
+    @property
+    def working_size(self) -> tuple[int, int] | None:
+        """(height, width) that was asked for."""
+        if self.size is None:
+            return None
+        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return height, width
 
     def describe(self) -> str:
         """Size and color."""
@@ -148,7 +246,16 @@ class Image(Field):
             return "pictures"
         channels, height, width = self.shape
         kept = "; the numbers are kept as they are and standardized" if self.state["factor"] is None else ""
-        return f"pictures, {'gray' if channels == 1 else 'color'}, {height} x {width}{kept}"
+        views = f"; an answer is the mean over {self.views} views" if self.views > 1 else ""
+        color = "color" if channels > 1 else "gray" if self.binarize == "none" else f"black and white ({self.binarize})"
+        return f"pictures, {color}, {height} x {width}{kept}{views}"
+
+
+def _nudged(images: Tensor, move: int) -> Tensor:
+    """(B, C, H, W) whose pixel (y, x) is that at (y + move, x + move); the edge is repeated."""
+    height, width = images.shape[2:]
+    ys, xs = ((torch.arange(side, device=images.device) + move).clamp(0, side - 1) for side in (height, width))
+    return images.index_select(2, ys).index_select(3, xs)
 
 
 class Values:
@@ -259,9 +366,7 @@ def _array_shape(column: np.ndarray, item: Image) -> list[int]:
         channels, height, width = column.shape[1:]
     else:
         height, width, channels = column.shape[1], column.shape[2], min(column.shape[3], 3)
-    if item.size:
-        height = width = item.size
-    return [item.channels or channels, height, width]
+    return [item.channels or channels, *(item.working_size or (height, width))]
 
 
 def _probe(sample: Any) -> tuple[list[tuple[int, int]], bool]:
@@ -283,8 +388,8 @@ def _file_shape(sizes: list[tuple[int, int]], gray: bool, item: Image) -> list[i
     channels = item.channels or (1 if gray else 3)
     if not sizes:
         raise DataError(f"None of the first pictures of '{item.columns[0]}' can be read; are they pictures?")
-    if item.size:
-        return [channels, item.size, item.size]
+    if item.working_size:
+        return [channels, *item.working_size]
     if len(set(sizes)) == 1 and max(sizes[0]) <= SMALL:
         return [channels, sizes[0][1], sizes[0][0]]
     side = min(WORKING_SIZE, max(8, int(np.median([min(size) for size in sizes]))))
@@ -295,8 +400,13 @@ class UnreadableError(Exception):
     """Why a picture cannot be read."""
 
 
-def open_picture(value: Any) -> Any:
+def open_picture(value: Any, detail: int = DETAIL, tell: Callable[[str], None] | None = None) -> Any:
     """Open a path, bytes or Pillow image as an upright RGB or gray Pillow image.
+
+    Args:
+        value: a path, an encoded picture, or Hugging Face's struct of both.
+        detail: no side of a huge JPEG photo is decoded at less.
+        tell: is told what is left out of the file, if anything is.
 
     Raises:
         UnreadableError: says why.
@@ -313,6 +423,7 @@ def open_picture(value: Any) -> Any:
     given = isinstance(value, Pillow.Image)
     if not given and not isinstance(value, str | os.PathLike | bytes):
         raise UnreadableError(f"a path or an encoded picture is expected, but {value!r:.40} came")
+    _leave_size_to_our_own_cap()
     try:
         file = io.BytesIO(value) if isinstance(value, bytes) else value
         with nullcontext(value) if given else Pillow.open(file, formats=FORMATS) as picture:
@@ -321,12 +432,14 @@ def open_picture(value: Any) -> Any:
                     f"it has {picture.width} x {picture.height} pixels, more than {MOST_PIXELS // 10**6} million"
                 )
             if picture.format == "JPEG":
-                picture.draft(None, (1024, 1024))  # decodes huge photos at a half or a quarter
+                picture.draft(None, (detail, detail))
+            if tell and picture.format in SEVERAL and getattr(picture, "is_animated", False):
+                tell("it holds several pictures, of which the first is taken")
             picture.load()
             return _plain(ImageOps.exif_transpose(picture), picture.format)
     except FileNotFoundError:
         raise UnreadableError("the file is missing") from None
-    except Pillow.DecompressionBombError:
+    except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):  # a warning where warnings are errors
         raise UnreadableError(f"it has more than {MOST_PIXELS // 10**6} million pixels") from None
     except UnidentifiedImageError:
         empty = isinstance(value, str) and _size(value) == 0
@@ -335,6 +448,14 @@ def open_picture(value: Any) -> Any:
         ) from None
     except DAMAGED as error:
         raise UnreadableError(f"it is damaged ({error})") from None
+
+
+@cache
+def _leave_size_to_our_own_cap() -> None:
+    """Silence Pillow's warning about large pictures: beyond that size they are refused here, in a sentence."""
+    from PIL import Image as Pillow
+
+    warnings.filterwarnings("ignore", category=Pillow.DecompressionBombWarning)
 
 
 def _size(path: str) -> int:
@@ -370,24 +491,55 @@ def _plain(picture: Any, form: str | None) -> Any:
     return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
 
 
+def placed(size: tuple[int, int], shape: Sequence[int], fit_by: str) -> tuple[float, float, float, float]:
+    """Where a picture lands in the working picture.
+
+    Args:
+        size: (width, height) of the upright picture, as Pillow's `size`.
+        shape: (C, H, W) of the working picture.
+        fit_by: stretch, crop or pad.
+
+    Returns:
+        (scale_x, scale_y, offset_x, offset_y): the place (x, y) in shares of the picture's sides is the place
+        (offset_x + scale_x * x, offset_y + scale_y * y) in shares of the working picture's. Of a picture that is
+        cut off, some places lie outside 0 to 1.
+    """
+    inner_height, inner_width, top, left = _window(size, shape, fit_by)
+    _, height, width = shape
+    return inner_width / width, inner_height / height, left / width, top / height
+
+
+def _window(size: tuple[int, int], shape: Sequence[int], fit_by: str) -> tuple[int, int, int, int]:
+    """(height, width, top, left) of the whole picture in pixels of the working picture, which it may exceed."""
+    _, height, width = shape
+    if fit_by == "stretch":
+        return height, width, 0, 0
+    across, down = width / size[0], height / size[1]
+    scale = max(across, down) if fit_by == "crop" else min(across, down)
+    inner_height = max(1, round(size[1] * scale))
+    inner_width = max(1, round(size[0] * scale))
+    return inner_height, inner_width, (height - inner_height) // 2, (width - inner_width) // 2
+
+
 def to_pixels(picture: Any, shape: Sequence[int], fit_by: str) -> np.ndarray:
     """A Pillow image -> (C, H, W) uint8."""
     from PIL import Image as Pillow
-    from PIL import ImageOps
 
     channels, height, width = shape
     picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
-        picture = RESIZES[fit_by](picture, (width, height), ImageOps, Pillow.Resampling.BILINEAR)
+        inner_height, inner_width, top, left = _window(picture.size, shape, fit_by)
+        shown = (min(inner_width, width), min(inner_height, height))  # the part that lies within the working picture
+        across, down = picture.width / inner_width, picture.height / inner_height  # of its pixels to one of these
+        x, y = max(-left, 0) * across, max(-top, 0) * down
+        box = (x, y, min(x + shown[0] * across, picture.width), min(y + shown[1] * down, picture.height))
+        picture = picture.resize(shown, Pillow.Resampling.BILINEAR, box, reducing_gap=2.0)
+    if picture.size != (width, height):
+        ground = Pillow.new(picture.mode, (width, height))
+        ground.paste(picture, (max(left, 0), max(top, 0)))
+        picture = ground
     pixels = np.asarray(picture, np.uint8)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
-
-
-RESIZES: dict[str, Callable[..., Any]] = {
-    "stretch": lambda picture, size, ops, how: picture.resize(size, how, reducing_gap=2.0),
-    "crop": lambda picture, size, ops, how: ops.fit(picture, size, how),
-    "pad": lambda picture, size, ops, how: ops.pad(picture, size, how),
-}
 
 
 class Pixels(nn.Module):

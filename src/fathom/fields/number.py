@@ -6,6 +6,9 @@ answering the mean.
 
 Encoded numbers are centered: the mean is taken away in float64, before the cast to float32. Seconds since 1970, or any
 other large numbers that differ little, would otherwise lose what tells them apart.
+
+The state also holds how the training rows are distributed: rising points of each column and the share of the rows below
+them, at most 257 a column. A network may cut a column there (networks/table.py); the layer does not read them.
 """
 
 from __future__ import annotations
@@ -28,6 +31,10 @@ from fathom.fields.metrics import regression
 
 LEAST = 1e-30  # a smaller spread than this is none: its inverse has to fit into float32
 DIGITS = 6  # digits after the leading one that survive float32
+POINTS = 257  # of the distribution of a column
+ALL_POINTS = 2**16  # of all columns of a field, so that a state stays small; of many columns each has fewer points
+FEWEST_POINTS = 17  # fewer say little: of more columns than that leaves room for, none are kept
+SAMPLE = 2**22  # values from which the points of a field are taken
 
 
 @fields.register("number")
@@ -54,8 +61,10 @@ class Number(Field):
         width = len(self.columns)
         count, mean, square = np.zeros(width), np.zeros(width), np.zeros(width)
         gaps = np.zeros(width, bool)
+        sample = Sample(max(SAMPLE // max(width, 1), 1))
         for chunk in chunks:
             values, _ = self._matrix(chunk)  # (N, width) float64
+            sample.add(values)
             known = np.isfinite(values)
             gaps |= np.isnan(values).any(0)
             n = known.sum(0)
@@ -67,11 +76,11 @@ class Number(Field):
             mean += (center - mean) * n / total
             count += n
         deviation = np.sqrt(square / np.maximum(count, 1))
+        spread = np.where(deviation > np.maximum(LEAST, 1e-12 * np.abs(mean)), deviation, 1.0)
+        points, shares = distribution(sample.rows(), mean, spread)
         self.state = {
-            "mean": mean.tolist(),
-            "std": np.where(deviation > np.maximum(LEAST, 1e-12 * np.abs(mean)), deviation, 1.0).tolist(),
-            "gaps": gaps.tolist(),
-        }
+            "mean": mean.tolist(), "std": spread.tolist(), "gaps": gaps.tolist(), "points": points, "shares": shares,
+        }  # fmt: skip
 
     def encode(self, columns: Columns, target: bool = False) -> Tensor:
         """(N, columns) float32, minus the mean of the training rows; a missing value is NaN."""
@@ -137,6 +146,60 @@ class Number(Field):
         gaps = sum(self.state.get("gaps", ()))
         names = ", ".join(self.columns[:6]) + (f" and {len(self.columns) - 6} more" if len(self.columns) > 6 else "")
         return f"{len(self.columns)} numeric: {names}" + (f"; {gaps} with gaps" if gaps else "")
+
+
+class Sample:
+    """Every k-th of the rows that come in chunks, k the least power of two that keeps them few.
+
+    Args:
+        most: rows that are kept at most, twice as many for a moment.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.every = 1
+        self.seen = 0
+        self.parts: list[np.ndarray] = []
+
+    def add(self, rows: np.ndarray) -> None:
+        """Take the next chunk (N, columns)."""
+        self.parts.append(rows[-self.seen % self.every :: self.every].copy())
+        self.seen += len(rows)
+        while -(-self.seen // self.every) > self.most:
+            self.every *= 2
+            self.parts = [np.concatenate(self.parts)[::2]]
+
+    def rows(self) -> np.ndarray:
+        """(M, columns) those that were kept."""
+        return np.concatenate(self.parts) if self.parts else np.zeros((0, 0))
+
+
+def distribution(
+    rows: np.ndarray, mean: np.ndarray, std: np.ndarray
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Where the values of each column lie.
+
+    Args:
+        rows: (M, columns), nan where missing.
+        mean, std: (columns,) by which points are standardized.
+
+    Returns:
+        Rising points of each column, every value where there are few and else equally many values apart; and the share
+        of the values below each, those equal to it counted half. Both are empty where there are too many columns.
+    """
+    most = min(POINTS, ALL_POINTS // max(len(mean), 1))
+    if most < FEWEST_POINTS or not len(rows):
+        return [[] for _ in mean], [[] for _ in mean]
+    points, shares = [], []
+    for column, center, spread in zip(rows.T, mean, std, strict=True):
+        known = np.sort(column[np.isfinite(column)])
+        values = np.unique(known)
+        if len(values) > most:
+            values = np.unique(known[np.linspace(0, len(known) - 1, most).round().astype(np.int64)])
+        below, to = np.searchsorted(known, values, "left"), np.searchsorted(known, values, "right")
+        points.append([float(f"{value:.7g}") for value in (values - center) / spread])
+        shares.append([round(float(share), 6) for share in (below + to) / 2 / max(len(known), 1)])
+    return points, shares
 
 
 def _numbers(column: Column, name: str, faults: dict[int, str]) -> np.ndarray:

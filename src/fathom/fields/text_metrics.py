@@ -1,6 +1,7 @@
 """How good written text is: perplexity, bits a byte, BLEU and chrF, each a function of weighted sums over the rows.
 
-    statistics (N, 3) or (N, 31)    one row a text: LIKELIHOOD columns, then those of BLEU and chrF
+    statistics (N, 3), (N, 4) or (N, 31)    one row a text: LIKELIHOOD columns; then those guessed right of its hidden
+                                            tokens, or the columns of BLEU and chrF
     language(statistics, weight)    every metric whose sums are known
     overlap_sums(answers, references) -> (N, 28)    the columns of BLEU and chrF
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 LIKELIHOOD = 3  # nats, tokens, bytes
+MASKED = LIKELIHOOD + 1  # and how many of the hidden tokens were guessed right
 ORDERS = 4  # of BLEU: one to four words
 BLEU = 2 + 2 * ORDERS  # sys_len, ref_len, correct[1..4], total[1..4]
 LETTERS = 6  # of chrF: one to six characters
@@ -29,17 +31,20 @@ def language(statistics: Tensor, weight: Tensor | None = None) -> dict[str, Tens
     """Every metric whose sums are known (not nan).
 
     Args:
-        statistics: (N, S) float64: nats, tokens, bytes; then, for texts with a reference, the sums of BLEU and chrF.
+        statistics: (N, S) float64: nats, tokens, bytes; then, for texts with a reference, the sums of BLEU and chrF; or
+            for texts whose hidden tokens were guessed, how many were right.
         weight: (N,) or (R, N): how often each row counts.
 
     Returns:
-        perplexity, bits_per_byte, bleu, chrf -> tensor of shape () or (R,).
+        perplexity, bits_per_byte, bleu, chrf, masked_accuracy -> tensor of shape () or (R,).
     """
     statistics = statistics.double()
     rows = torch.ones(len(statistics), dtype=torch.float64) if weight is None else weight.double()
     sums = rows @ statistics  # (S,) or (R, S)
     nats, tokens, size = sums[..., :LIKELIHOOD].unbind(-1)
     found = {"perplexity": (nats / tokens).exp(), "bits_per_byte": nats / size / math.log(2)}
+    if statistics.shape[1] == MASKED:
+        return {"masked_accuracy": sums[..., LIKELIHOOD] / tokens, "perplexity": found["perplexity"]}
     if statistics.shape[1] > LIKELIHOOD:
         overlap = sums[..., LIKELIHOOD:]
         found |= {"bleu": bleu(overlap[..., :BLEU]), "chrf": chrf(overlap[..., BLEU : BLEU + CHRF])}

@@ -47,6 +47,10 @@ class Bag(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The sum of the vectors of what occurs, then the head."""
+        return self.decide(self.features(*inputs))
+
+    def features(self, *inputs: Tensor) -> Tensor:
+        """Tokens (B, T), and ordinary inputs beside them -> (B, D)."""
         tokens, exists = self.pieces(inputs[self.place])
         if self.training and self.dropout:
             exists = exists & (torch.rand(exists.shape, device=exists.device) >= self.dropout)
@@ -54,7 +58,11 @@ class Bag(nn.Module):
         weights = exists / exists.sum(1, keepdim=True).clamp(min=1).sqrt()
         summed = nn.functional.embedding_bag(tokens, self.vectors.weight, mode="sum", per_sample_weights=weights)
         others = [x.flatten(1) for i, x in enumerate(inputs) if i != self.place]
-        return self.head(torch.cat([summed, *others], 1))
+        return torch.cat([summed, *others], 1)
+
+    def decide(self, features: Tensor) -> Tensor:
+        """(B, D) -> (B, outputs)."""
+        return self.head(features)
 
     def pieces(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) tokens -> (B, 2 T - 1) places in the table, of words and then of pairs, and which of them exist."""

@@ -24,6 +24,7 @@ from fathom.networks.parts import (
     FlattenPixels,
     InitializerName,
     NormalizationName,
+    depth_of,
     image_shape,
     initialize,
     normalization,
@@ -50,15 +51,25 @@ def convolution(
 class CNN(nn.Module):
     """(B, C, H, W) -> (B, outputs)."""
 
-    def __init__(self, features: nn.Sequential, dense: list[nn.Module], width: int, outputs: int) -> None:
+    def __init__(self, body: nn.Sequential, dense: list[nn.Module], width: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        self.features = features
+        self.body = body
         self.dense = nn.Sequential(FlattenPixels(), *dense)
+        self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, outputs)
+        self.depth = (*depth_of(self.body, "body"), *depth_of(self.dense, "dense"))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D) what the last hidden layer makes of the pictures."""
+        return self.dense(self.body(images))
+
+    def decide(self, features: Tensor) -> Tensor:
+        """(B, D) -> (B, outputs)."""
+        return self.head(self.dropout(features))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, outputs)."""
-        return self.head(self.dense(self.features(images)))
+        """Both."""
+        return self.decide(self.features(images))
 
 
 def _suits(schema: Schema, rows: int) -> float:
@@ -121,24 +132,22 @@ def cnn(
         edge = (kernel - 1) // 2 if padding == "same" else 0
         layers += convolution(width, filters, kernel, edge, activation, normalization, pooled)
         width = filters
-    features = nn.Sequential(*layers)
-    size = _flat_size(features, shape, channels)
+    body = nn.Sequential(*layers)
+    size = _flat_size(body, shape, channels)
     hidden: list[nn.Module] = []
     for units in dense:
         hidden += [nn.Linear(size, units), ACTIVATIONS[activation]()]
         size = units
-    if dropout:
-        hidden.append(nn.Dropout(dropout))
-    return initialize(CNN(features, hidden, size, output_size(schema)), initializer)
+    return initialize(CNN(body, hidden, size, output_size(schema), dropout), initializer)
 
 
-def _flat_size(features: nn.Module, shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
+def _flat_size(body: nn.Module, shape: tuple[int, ...], channels: tuple[int, ...]) -> int:
     try:
         with torch.no_grad():
-            size = features.eval()(torch.zeros(1, *shape)).numel()
+            size = body.eval()(torch.zeros(1, *shape)).numel()
     except RuntimeError:
         size = 0
-    features.train()
+    body.train()
     if size == 0:
         raise FathomError(
             f"Pictures of {shape[1]} x {shape[2]} are too small for {len(channels)} blocks: nothing is left to pool. "

@@ -212,6 +212,7 @@ def cheaper_order(modules: list[nn.Module]) -> list[nn.Module]:
     paper="",
     year=None,
     suits=lambda schema, rows: 0.0,
+    takes=rows_alike,
 )
 def layers(
     schema: Schema,

@@ -1,7 +1,7 @@
-"""Perceptron and multi-layer perceptron.
+"""Multi-layer perceptron: hidden layers between inputs and outputs, each of weighted sums bent by an activation.
 
-perceptron   one layer: outputs = W x + b (Rosenblatt 1958); a linear model
-mlp          hidden layers between; the network for tables
+What one layer cannot learn (perceptron.py), two can, and back-propagation trains them (Rumelhart et al. 1986). Today
+it is the network for tables.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fathom.networks.parts import (
     InitializerName,
     NormalizationName,
     flat_size,
+    image_shape,
     initialize,
     kinds,
     normalization,
@@ -63,28 +64,10 @@ class MLP(nn.Module):
         return self.head(self.hidden(flat[0] if len(flat) == 1 else torch.cat(flat, 1)))
 
 
-@network(
-    "perceptron",
-    reason="the simplest network: one layer, every weight can be read",
-    pros="trains in seconds, easy to explain",
-    cons="only straight boundaries between classes",
-    paper="Rosenblatt 1958, The Perceptron",
-    year=1958,
-    suits=lambda schema, rows: 0.1 if rows_alike(schema) else 0.0,
-)
-def perceptron(
-    schema: Schema, role: str, *, initializer: InitializerName = hyperparameter("default", help="of weights")
-) -> nn.Module:
-    """One linear layer from the flattened inputs to the outputs."""
-    if not rows_alike(schema):
-        raise unfit(schema, "perceptron", ALIKE)
-    return initialize(MLP(flat_size(schema), (), output_size(schema), "linear", "none", 0.0), initializer)
-
-
 def _suits(schema: Schema, rows: int) -> float:
     if not rows_alike(schema):
         return 0.0
-    return 0.3 if kinds(schema) & {"image", "series"} else 1.0
+    return 0.3 if kinds(schema) & {"image", "series"} or image_shape(schema) else 1.0
 
 
 def _training(schema: Schema, rows: int) -> dict[str, object]:

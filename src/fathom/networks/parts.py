@@ -16,6 +16,7 @@ from fathom.core.registry import networks
 ActivationName = Literal["relu", "leaky_relu", "sigmoid", "tanh", "softmax", "linear", "gelu", "silu"]
 NormalizationName = Literal["none", "batch", "layer", "group"]
 InitializerName = Literal["default", "kaiming", "xavier", "orthogonal", "normal"]
+StemName = Literal["auto", "small", "full"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: nn.ReLU(inplace=True),
@@ -28,6 +29,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
 }
 ALIKE = "rows of equally many measured values, and no text"  # what a network without a memory takes
+SMALL = 64  # pixels of the shorter side up to which networks made for 224 x 224 keep the resolution of a picture
+STEM_HELP = "small keeps the resolution of small pictures, full is as published; auto: small up to 64 pixels a side"
 USUAL = 1_000  # training rows, where networks are compared and the number is not known
 # Maximum commutes with a function that never falls, so these may follow a max pool, on a quarter of the values.
 RISING = ("relu", "leaky_relu", "sigmoid", "tanh", "linear")
@@ -85,7 +88,30 @@ def flat_size(schema: Schema) -> int:
 def image_shape(schema: Schema) -> tuple[int, ...] | None:
     """(C, H, W) where the only input is a picture."""
     shapes = [tuple(item.shape) for item in schema.inputs.values()]
-    return shapes[0] if len(shapes) == 1 and len(shapes[0]) == 3 and not writes(schema) else None
+    return shapes[0] if len(shapes) == 1 and len(shapes[0]) == 3 and not writes(schema) and not locates(schema) else None
+
+
+def is_picture(schema: Schema) -> bool:
+    """Whether the only input is a picture."""
+    return image_shape(schema) is not None
+
+
+def is_small(shape: tuple[int, ...], stem: StemName) -> bool:
+    """Whether a network that was published for 224 x 224 is built in its form for small pictures.
+
+    The published stems throw away 15 of 16 or more places of a picture before the first block, which leaves 2 x 2 of
+    32 x 32 at the end. The small form keeps every place until then.
+
+    Args:
+        shape: (C, H, W).
+        stem: what the user asks for.
+    """
+    return min(shape[1:]) <= SMALL if stem == "auto" else stem == "small"
+
+
+def depth_of(layers: nn.Module, prefix: str) -> tuple[str, ...]:
+    """The names of the layers that hold weights, first to last: what a module's `depth` is made of."""
+    return tuple(f"{prefix}.{name}" for name, layer in layers.named_children() if any(True for _ in layer.parameters()))
 
 
 def kinds(schema: Schema) -> set[str]:
@@ -96,6 +122,11 @@ def kinds(schema: Schema) -> set[str]:
 def writes(schema: Schema) -> bool:
     """Whether a text is to be written."""
     return any(item.kind == "text" for item in schema.targets.values())
+
+
+def locates(schema: Schema) -> bool:
+    """Whether things are to be found in a picture, which one answer a row cannot say."""
+    return any(item.kind == "boxes" for item in schema.targets.values())
 
 
 def unfit(schema: Schema, name: str, takes: str) -> FathomError:
@@ -122,7 +153,7 @@ def _named(items: Mapping[str, Field]) -> str:
 
 
 def rows_alike(schema: Schema) -> bool:
-    """Whether every row is the same number of measured values, in and out: no words, no rows of unequal length."""
+    """Whether every row is the same number of measured values, in and out: no words or boxes, no rows of unequal length."""
     steps = [item for item in schema.inputs.values() if item.kind == "series"]
     words = any(item.kind == "text" for item in schema.fields().values())
-    return bool(schema.inputs) and not words and all(item.window for item in steps)
+    return bool(schema.inputs) and not words and not locates(schema) and all(item.window for item in steps)

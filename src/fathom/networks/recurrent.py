@@ -4,6 +4,8 @@ rnn     s' = tanh(W x + U s) (Elman 1990); forgets within some twenty steps
 lstm    a cell that gates keep or overwrite (Hochreiter & Schmidhuber 1997)
 gru     the same idea with two gates instead of three (Cho et al. 2014)
 
+Gates forget within a few steps at first, too; where hundreds must be bridged, `memory` says how many (`_remember`).
+
 Each does three jobs, decided by the schema: a class or number from a sequence (`Recurrent`), the next token
 (`RecurrentLanguage`), and a text from a text, with attention over the source (`RecurrentTranslator`; Luong et al. 2015).
 
@@ -17,7 +19,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from fathom.core.contract import Schema, hyperparameter
@@ -40,10 +42,18 @@ CellName = Literal["rnn", "lstm", "gru"]
 CELLS: dict[str, Callable[..., nn.RNNBase]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
 
 
-def cells(cell: str, inputs: int, units: int, layers: int = 1, dropout: float = 0.0) -> nn.RNNBase:
+def cells(cell: str, inputs: int, units: int, layers: int = 1, dropout: float = 0.0, memory: int = 0) -> nn.RNNBase:
     """Layers of one kind of cell, one direction, rows first.
 
     Weights: orthogonal from state to state (Saxe et al. 2014), forget gates open at first (Gers et al. 2000).
+
+    Args:
+        cell: rnn, lstm or gru.
+        inputs: width of a step.
+        units: H.
+        layers: on top of each other.
+        dropout: between them.
+        memory: steps for which gates remember at first, see `_remember`; 0 leaves them as above.
     """
     made = CELLS[cell](inputs, units, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
     for name, weight in made.named_parameters():
@@ -54,9 +64,23 @@ def cells(cell: str, inputs: int, units: int, layers: int = 1, dropout: float = 
             nn.init.xavier_uniform_(weight)
         else:
             nn.init.zeros_(weight)
-            if cell == "lstm" and "bias_ih" in name:
+            if memory and "bias_ih" in name:
+                _remember(weight.data, cell, units, memory)
+            elif cell == "lstm" and "bias_ih" in name:
                 weight.data[units : 2 * units] = 1.0
     return made
+
+
+def _remember(bias: Tensor, cell: str, units: int, memory: int) -> None:
+    """Biases by which units forget at rates spread from one step to `memory` steps (Tallec & Ollivier 2018, section 3).
+
+    A gate of value 1 - 1/t keeps a state for about t steps, and sigmoid(log(t - 1)) is that value. What is kept long is
+    written seldom, or it would be washed out: the input gate's bias is the negative (a GRU's one gate does both).
+    """
+    keep = torch.empty(units).uniform_(1.0, max(memory - 1.0, 1.0)).log()
+    bias[units : 2 * units] = keep  # torch's order: input, forget, cell, output; of a GRU reset, update, new
+    if cell == "lstm":
+        bias[:units] = -keep
 
 
 class Steps(nn.Module):
@@ -66,12 +90,14 @@ class Steps(nn.Module):
     row reversed up to its own end. So nothing is packed, and every layer runs as one call.
     """
 
-    def __init__(self, cell: str, inputs: int, units: int, layers: int, both: bool, dropout: float) -> None:
+    def __init__(
+        self, cell: str, inputs: int, units: int, layers: int, both: bool, dropout: float, memory: int = 0
+    ) -> None:
         super().__init__()
         self.width = units * (2 if both else 1)
         sizes = [inputs] + [self.width] * (layers - 1)
-        self.forwards = nn.ModuleList([cells(cell, size, units) for size in sizes])
-        self.backwards = nn.ModuleList([cells(cell, size, units) for size in sizes if both])
+        self.forwards = nn.ModuleList([cells(cell, size, units, memory=memory) for size in sizes])
+        self.backwards = nn.ModuleList([cells(cell, size, units, memory=memory) for size in sizes if both])
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, steps: Tensor, exists: Tensor) -> Tensor:
@@ -105,43 +131,59 @@ class Recurrent(nn.Module):
 
     def __init__(
         self, schema: Schema, cell: str, embedding: int, units: int, layers: int, both: bool,
-        pooling: PoolName, dropout: float,
+        pooling: PoolName, dropout: float, memory: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         items = list(schema.inputs.values())
         self.place = next(i for i, item in enumerate(items) if is_sequence(item))
         item = items[self.place]
         self.embed: nn.Module = StepEmbedding(item, embedding) if item.kind == "text" else nn.Identity()
-        self.steps = Steps(cell, embedding if item.kind == "text" else item.shape[-1], units, layers, both, dropout)
+        width = embedding if item.kind == "text" else item.shape[-1]
+        self.steps = Steps(cell, width, units, layers, both, dropout, memory)
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
+        self.pooled = pooled_width(self.steps.width, pooling)
         beside = sum(math.prod(other.shape) for other in items if other is not item)
-        self.head = nn.Linear(pooled_width(self.steps.width, pooling) + beside, output_size(schema))
+        self.head = nn.Linear(self.pooled + beside, output_size(schema))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """(B, T) tokens or (B, T, F) values, and (B, ...) others -> (B, outputs)."""
+        return self.decide(self.features(*inputs))
+
+    def features(self, *inputs: Tensor) -> Tensor:
+        """(B, T) tokens or (B, T, F) values, and (B, ...) others -> (B, D)."""
         steps = inputs[self.place]
         exists = present(steps)
         states = self.steps(self.dropout(self.embed(steps)), exists)
-        vector = pool(states, exists, self.pooling)
         others = [x.flatten(1) for i, x in enumerate(inputs) if i != self.place]
-        return self.head(torch.cat([self.dropout(vector), *others], 1))
+        return torch.cat([pool(states, exists, self.pooling), *others], 1)
+
+    def decide(self, features: Tensor) -> Tensor:
+        """(B, D) -> (B, outputs). Of what stands beside the sequence nothing is silenced."""
+        vector, others = features[:, : self.pooled], features[:, self.pooled :]
+        return self.head(torch.cat([self.dropout(vector), others], 1))
 
 
 class RecurrentLanguage(nn.Module):
     """The next token from the tokens so far."""
 
-    def __init__(self, schema: Schema, cell: str, embedding: int, units: int, layers: int, dropout: float) -> None:
+    def __init__(
+        self, schema: Schema, cell: str, embedding: int, units: int, layers: int, dropout: float, memory: int = 0
+    ) -> None:
         super().__init__()
         (item,) = schema.inputs.values()
         self.embed = StepEmbedding(item, embedding)
-        self.cell = cells(cell, embedding, units, layers, dropout)
+        self.cell = cells(cell, embedding, units, layers, dropout, memory)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(units, item.size)  # type: ignore[attr-defined]
 
     def start(self) -> Any:
         """Nothing is known yet."""
         return ()
+
+    def states(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) -> (B, T, H), and (B, T) which tokens exist."""
+        return self.cell(self.dropout(self.embed(given)))[0], present(given)
 
     def extend(self, given: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Logits (B, T, V) after each given token (B, T), and the state after the last."""
@@ -161,14 +203,16 @@ def turned(state: Any) -> Any:
 class RecurrentTranslator(nn.Module):
     """A bidirectional encoder, and a decoder that attends to the source by dot products (Luong et al. 2015)."""
 
-    def __init__(self, schema: Schema, cell: str, embedding: int, units: int, layers: int, dropout: float) -> None:
+    def __init__(
+        self, schema: Schema, cell: str, embedding: int, units: int, layers: int, dropout: float, memory: int = 0
+    ) -> None:
         super().__init__()
         source, item = schema.inputs.values()
         self.read = StepEmbedding(source, embedding)
-        self.encoder = Steps(cell, embedding, max(1, units // 2), layers, True, dropout)
+        self.encoder = Steps(cell, embedding, max(1, units // 2), layers, True, dropout, memory)
         width = self.encoder.width
         self.embed = StepEmbedding(item, embedding)
-        self.decoder = cells(cell, embedding, width, layers, dropout)
+        self.decoder = cells(cell, embedding, width, layers, dropout, memory)
         self.bridge = nn.Linear(width, width)
         self.query = nn.Linear(width, width, bias=False)
         self.mix = nn.Linear(2 * width, embedding)
@@ -178,11 +222,15 @@ class RecurrentTranslator(nn.Module):
 
     def start(self, source: Tensor) -> Any:
         """Read the source (B, S)."""
-        exists = at_least_one(present(source))
-        memory = self.encoder(self.dropout(self.read(source)), exists)  # (B, S, H)
+        memory, exists = self.states(source)
         first = torch.tanh(self.bridge(pool(memory, exists, "mean")))  # (B, H)
         hidden = first[:, None].expand(-1, self.layers, -1).contiguous()  # (B, layers, H)
         return {"memory": memory, "exists": exists, "state": (hidden, torch.zeros_like(hidden)) if self.gated else hidden}
+
+    def states(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) -> (B, S, H) what the decoder reads of the source, and (B, S) which steps exist."""
+        exists = at_least_one(present(source))
+        return self.encoder(self.dropout(self.read(source)), exists), exists
 
     def extend(self, given: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Logits (B, T, V) after each given token (B, T), and the state after the last."""
@@ -199,20 +247,21 @@ class RecurrentTranslator(nn.Module):
 
 
 def _make(
-    schema: Schema, cell: str, embedding: int, units: int, layers: int, both: bool, pooling: PoolName, dropout: float
-) -> nn.Module:
+    schema: Schema, cell: str, embedding: int, units: int, layers: int, both: bool, pooling: PoolName, dropout: float,
+    memory: int = 0,
+) -> nn.Module:  # fmt: skip
     """The network for the job that the schema states."""
     asked = job(schema)
-    if asked == "none":
+    if asked in ("none", "restore"):
         raise unfit(schema, cell, STEPS)
     if asked == "answer":
-        return Recurrent(schema, cell, embedding, units, layers, both, pooling, dropout)
+        return Recurrent(schema, cell, embedding, units, layers, both, pooling, dropout, memory)
     made = RecurrentLanguage if asked == "continue" else RecurrentTranslator
-    return made(schema, cell, embedding, units, layers, dropout)
+    return made(schema, cell, embedding, units, layers, dropout, memory)
 
 
 def _suits(score: float) -> Any:
-    return lambda schema, rows: score if job(schema) != "none" else 0.0
+    return lambda schema, rows: score if job(schema) not in ("none", "restore") else 0.0
 
 
 def _training(schema: Schema, rows: int) -> dict[str, object]:
@@ -233,6 +282,10 @@ LAYERS = hyperparameter(1, search=[1, 2], help="on top of each other")
 BIDIRECTIONAL = hyperparameter(False, search=[False, True], help="read backwards too (not for texts out)")
 POOLING = hyperparameter("last", search=["last", "mean_max"], help="how the states become one vector")
 DROPOUT = hyperparameter(0.0, search=(0.0, 0.6), help="share of values silenced in training")
+# What gates can be told.
+MEMORY = hyperparameter(
+    0, search=[0, 30, 100, 300], help="steps that gates remember at first (chrono biases); 0: a few steps"
+)
 
 
 @network(
@@ -255,9 +308,10 @@ def lstm(
     bidirectional: bool = BIDIRECTIONAL,
     pooling: PoolName = POOLING,
     dropout: Share = DROPOUT,
+    memory: NonNegativeInt = MEMORY,
 ) -> nn.Module:
     """Long short-term memory."""
-    return _make(schema, "lstm", embedding, units, layers, bidirectional, pooling, dropout)
+    return _make(schema, "lstm", embedding, units, layers, bidirectional, pooling, dropout, memory)
 
 
 @network(
@@ -280,9 +334,10 @@ def gru(
     bidirectional: bool = BIDIRECTIONAL,
     pooling: PoolName = POOLING,
     dropout: Share = DROPOUT,
+    memory: NonNegativeInt = MEMORY,
 ) -> nn.Module:
     """Gated recurrent unit."""
-    return _make(schema, "gru", embedding, units, layers, bidirectional, pooling, dropout)
+    return _make(schema, "gru", embedding, units, layers, bidirectional, pooling, dropout, memory)
 
 
 @network(

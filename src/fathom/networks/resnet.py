@@ -1,7 +1,7 @@
 """Residual network: each block adds what it learns to what it was given (He et al. 2015).
 
 A small one for small pictures: a stem that halves the picture, then stages of blocks, each stage half the size and
-twice the filters of the one before, then the mean over all places.
+twice the filters of the one before, then the mean over all places. The published ones are in residual.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fathom.core.contract import Schema, hyperparameter
 from fathom.core.errors import FathomError
 from fathom.core.registry import network
-from fathom.networks.parts import ACTIVATIONS, ActivationName, image_shape, output_size, unfit
+from fathom.networks.parts import ACTIVATIONS, ActivationName, depth_of, image_shape, output_size, unfit
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -57,14 +57,22 @@ class ResNet(nn.Module):
             layers += [filters(inputs, width, None), nn.MaxPool2d(2), ACTIVATIONS[activation]()]
             layers += [Block(width, activation) for _ in range(blocks)]
             inputs = width
-        self.features = nn.Sequential(*layers)
+        self.body = nn.Sequential(*layers)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(inputs, outputs)
+        self.depth = depth_of(self.body, "body")
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, D) the mean over all places."""
+        return self.body(images).mean((2, 3))
+
+    def decide(self, features: Tensor) -> Tensor:
+        """(B, D) -> (B, outputs)."""
+        return self.head(self.dropout(features))
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, outputs)."""
-        features = self.features(images).mean((2, 3))  # (B, C)
-        return self.head(self.dropout(features))
+        """Both."""
+        return self.decide(self.features(images))
 
 
 def _suits(schema: Schema, rows: int) -> float:

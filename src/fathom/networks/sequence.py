@@ -1,6 +1,6 @@
 """What networks for sequences share: which steps exist, how a step is embedded, how steps become one vector.
 
-    job(schema)        what is to be done: answer, continue or translate
+    job(schema)        what is to be done: answer, continue, translate or restore
     present(x)         (B, T) bool
     StepEmbedding      tokens or measured values of each step -> (B, T, width)
     pool(...)          (B, T, width) -> (B, width), over the steps that exist
@@ -17,7 +17,7 @@ from fathom.core.contract import Field, Schema
 from fathom.networks.parts import writes
 
 PoolName = Literal["last", "mean", "max", "mean_max"]
-Job = Literal["answer", "continue", "translate", "none"]
+Job = Literal["answer", "continue", "translate", "restore", "none"]
 STEPS = "one text or series, with ordinary inputs beside it or none"  # what a network for sequences takes
 
 
@@ -36,7 +36,8 @@ def job(schema: Schema) -> Job:
 
     Returns:
         "answer" from one sequence and ordinary inputs beside it; "continue" a text; "translate" one sequence into a
-        text; "none" where it can do nothing.
+        text; "restore" the hidden tokens of a text, which the target then reads from the same columns under another name;
+        "none" where it can do nothing.
     """
     sources = [item for name, item in schema.inputs.items() if name not in schema.targets]  # a text reads itself too
     steps = sum(is_sequence(item) for item in sources)
@@ -44,6 +45,9 @@ def job(schema: Schema) -> Job:
         return "answer" if steps == 1 else "none"
     if len(schema.targets) > 1 or steps > 1 or steps != len(sources):
         return "none"
+    (target,) = schema.targets.values()
+    if any(item.kind == "text" and item.columns == target.columns for item in sources):
+        return "restore"
     return "translate" if steps else "continue"
 
 

@@ -1,13 +1,17 @@
 """Transformers: every step looks at every other (Vaswani et al. 2017, "Attention is all you need").
 
-transformer   three jobs, decided by the schema: a class or number from a sequence (`Encoder` and a head), the next token
-              (`Decoder`), a text from a text (`Translator`: encoder and decoder). Norms before each part (Xiong et al. 2020)
+transformer   four jobs, decided by the schema: a class or number from a sequence (`Encoder` and a head), the next token
+              (`Decoder`), a text from a text (`Translator`: encoder and decoder), the hidden tokens of a text (`Encoder`
+              and a guess at each token). Norms before each part (Xiong et al. 2020)
 gpt           the decoder in the shapes of Radford et al. 2018 and 2019
-bert          the encoder in the shapes of Devlin et al. 2019 and Turc et al. 2019: norms after each part, a pooled head
+bert          the encoder in the shapes of Devlin et al. 2019 and Turc et al. 2019: norms after each part, a pooled head,
+              or a guess at each token
 
     Attention ─┐
-    FeedForward┴─▶ Block ─▶ Encoder, Decoder ─▶ TransformerHead, TransformerLanguage, Translator
+    FeedForward┴─▶ Block ─▶ Encoder, Decoder ─▶ TransformerHead, TransformerLanguage, Translator, MaskedTransformer
+                        └─▶ BertEncoder ─▶ Bert, MaskedBert
 
+An encoder's parameters have the same names whatever stands on it, so that what one run learnt another can begin with.
 Positions are counted over the steps that exist, so that filling up a row anywhere never changes an answer.
 
 In comments: B rows, T steps, S source steps, W width, H heads, D = W / H.
@@ -202,14 +206,18 @@ class Steps(nn.Module):
         self.scale = math.sqrt(width) if item.kind == "text" else 1.0
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, steps: Tensor, places: Tensor) -> Tensor:
-        """Steps (B, T, ...) at places (B, T) -> (B, T, W)."""
-        x = self.embed(steps) * self.scale
+    def forward(self, steps: Tensor, places: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Steps (B, T, ...) at places (B, T) -> (B, T, W); a vector (W,) stands for tokens past the last of the table."""
+        x = (self.embed(steps) if hidden is None else self._embed_hidden(steps, hidden)) * self.scale
         if self.table is not None:
             x = x + self.table(places.clamp(max=self.table.num_embeddings - 1))
         elif self.positions == "sinusoidal":
             x = x + sinusoids(places, x.shape[-1]).to(x.dtype)
         return self.dropout(x)
+
+    def _embed_hidden(self, tokens: Tensor, hidden: Tensor) -> Tensor:
+        known = tokens < len(self.embed.embed.weight)  # (B, T)
+        return torch.where(known[..., None], self.embed(tokens.masked_fill(~known, 0)), hidden)
 
 
 def places_of(exists: Tensor) -> Tensor:
@@ -230,12 +238,20 @@ class Encoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, steps: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, ...) -> (B, T, W), and (B, T) which steps exist (the first, where a row has none)."""
+    def forward(self, steps: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Read.
+
+        Args:
+            steps: (B, T, ...).
+            hidden: (W,) what stands for tokens past the last of the table, where there are any.
+
+        Returns:
+            (B, T, W), and (B, T) which steps exist (the first, where a row has none).
+        """
         exists = at_least_one(present(steps))
         places = places_of(exists)
         mask = None if bool(exists.all()) else exists[:, None, None]  # (B, 1, 1, T)
-        x = self.steps(steps, places)
+        x = self.steps(steps, places, hidden)
         for block in self.blocks:
             x, _ = block(x, places, mask)
         return self.norm(x), exists
@@ -267,6 +283,11 @@ class Decoder(nn.Module):
 
     def extend(self, given: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Logits (B, T, V) after each given token (B, T), and the state after the last."""
+        states, state = self.read(given, state)
+        return self.head(states), state
+
+    def read(self, given: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """What the head reads (B, T, W) at each given token (B, T), and the state after the last."""
         past = state.get("past", [None] * len(self.blocks))
         done = past[0][0].shape[2] if past[0] is not None else 0
         places = torch.arange(done, done + given.shape[1], device=given.device).expand(len(given), -1)
@@ -275,7 +296,35 @@ class Decoder(nn.Module):
             memory = state["source"][i] if "source" in state else None
             x, keys = block(x, places, None, True, past[i], memory, state.get("mask"))
             kept.append(keys)
-        return self.head(self.norm(x)), {**state, "past": kept}
+        return self.norm(x), {**state, "past": kept}
+
+
+class TokenGuess(nn.Module):
+    """A guess at each token: a dense layer, GELU, a norm, and the table of tokens (Devlin et al. 2019, appendix A).
+
+    Args:
+        table: of the encoder's tokens.
+        tied: whether it is the last layer's too.
+    """
+
+    def __init__(self, table: nn.Embedding, tied: bool) -> None:
+        super().__init__()
+        size, width = table.weight.shape
+        self.dense = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, size)
+        nn.init.zeros_(self.head.bias)
+        if tied:
+            self.head.weight = table.weight  # Press & Wolf 2017
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., W) -> (..., V) logits."""
+        return self.head(self.norm(F.gelu(self.dense(states))))
+
+
+def hidden_vector(width: int) -> nn.Parameter:
+    """What stands for a hidden token; it begins as the vectors of other tokens do."""
+    return nn.Parameter(torch.empty(width).normal_(std=width**-0.5))
 
 
 # ---------------------------------------------------------------- networks
@@ -294,15 +343,24 @@ class TransformerHead(nn.Module):
         self.encoder = Encoder(items[self.place], width, heads, layers, hidden, dropout, positions)
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
+        self.pooled = pooled_width(width, pooling)
         beside = sum(math.prod(item.shape) for i, item in enumerate(items) if i != self.place)
-        self.head = nn.Linear(pooled_width(width, pooling) + beside, output_size(schema))
+        self.head = nn.Linear(self.pooled + beside, output_size(schema))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """(B, T) tokens or (B, T, F) values, and (B, ...) others -> (B, outputs)."""
+        return self.decide(self.features(*inputs))
+
+    def features(self, *inputs: Tensor) -> Tensor:
+        """(B, T) tokens or (B, T, F) values, and (B, ...) others -> (B, D)."""
         states, exists = self.encoder(inputs[self.place])
-        vector = pool(states, exists, self.pooling)
         others = [x.flatten(1) for i, x in enumerate(inputs) if i != self.place]
-        return self.head(torch.cat([self.dropout(vector), *others], 1))
+        return torch.cat([pool(states, exists, self.pooling), *others], 1)
+
+    def decide(self, features: Tensor) -> Tensor:
+        """(B, D) -> (B, outputs). Of what stands beside the sequence nothing is silenced."""
+        vector, others = features[:, : self.pooled], features[:, self.pooled :]
+        return self.head(torch.cat([self.dropout(vector), others], 1))
 
 
 class TransformerLanguage(nn.Module):
@@ -328,6 +386,10 @@ class TransformerLanguage(nn.Module):
         """Logits (B, T, V) after each given token (B, T), and the state after the last."""
         return self.decoder.extend(given, state)
 
+    def states(self, given: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) -> (B, T, W) what the head reads, and (B, T) which tokens exist."""
+        return self.decoder.read(given, self.start())[0], present(given)
+
     def forward(self, given: Tensor) -> Tensor:
         """(B, T) -> (B, T, V)."""
         return self.extend(given, self.start())[0]
@@ -351,7 +413,12 @@ class Translator(nn.Module):
 
     def start(self, source: Tensor) -> Any:
         """Read the source (B, S)."""
-        return self.decoder.start(*self.encoder(source))
+        return self.decoder.start(*self.states(source))
+
+    def states(self, source: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) -> (B, S, W) what the decoder reads of the source, and (B, S) which steps exist."""
+        states, exists = self.encoder(source)
+        return states, exists
 
     def extend(self, given: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Logits (B, T, V) after each given token (B, T), and the state after the last."""
@@ -362,11 +429,40 @@ class Translator(nn.Module):
         return self.extend(given, self.start(source))[0]
 
 
+class MaskedTransformer(nn.Module):
+    """The hidden tokens of a text from those around them (Devlin et al. 2019); a hidden token has the number V."""
+
+    def __init__(
+        self, schema: Schema, width: int, heads: int, layers: int, hidden: int, dropout: float, positions: str, tied: bool
+    ) -> None:
+        super().__init__()
+        (item,) = schema.inputs.values()
+        self.encoder = Encoder(item, width, heads, layers, hidden, dropout, positions)
+        self.hidden = hidden_vector(width)
+        self.guess = TokenGuess(self.encoder.steps.embed.embed, tied)  # type: ignore[arg-type]
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer."""
+        return self.guess.head
+
+    def states(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) -> (B, T, W), and (B, T) which tokens exist."""
+        states, exists = self.encoder(tokens, self.hidden)
+        return states, exists
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) -> (B, T, V)."""
+        return self.guess(self.states(tokens)[0])
+
+
 def _suits(schema: Schema, rows: int) -> float:
-    return {"answer": 0.6, "continue": 1.0, "translate": 1.0, "none": 0.0}[job(schema)]
+    return {"answer": 0.6, "continue": 1.0, "translate": 1.0, "restore": 1.0, "none": 0.0}[job(schema)]
 
 
 def _suits_bert(schema: Schema, rows: int) -> float:
+    if job(schema) == "restore":
+        return 0.7
     return 0.3 if job(schema) == "answer" and [item.kind for item in schema.inputs.values()] == ["text"] else 0.0
 
 
@@ -376,7 +472,7 @@ def _training(schema: Schema, rows: int) -> dict[str, object]:
         "training.learning_rate": 1e-3, "training.clip": 1.0, "training.schedule": "cosine", "training.warmup": 0.1,
         "training.weight_decay": 0.05, "training.epochs": 10,
     }  # fmt: skip
-    if not writes(schema):
+    if not writes(schema) or job(schema) == "restore":
         return settings
     if not schema.inputs:
         return {
@@ -422,7 +518,7 @@ def transformer(
         raise unfit(schema, "transformer", STEPS)
     if asked == "answer":
         return TransformerHead(schema, width, heads, layers, hidden, dropout, positions, pooling)
-    made = TransformerLanguage if asked == "continue" else Translator
+    made = {"continue": TransformerLanguage, "translate": Translator, "restore": MaskedTransformer}[asked]
     return made(schema, width, heads, layers, hidden, dropout, positions, tied)
 
 
@@ -457,8 +553,8 @@ def gpt(
 BERT = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (4, 512, 8), "base": (12, 768, 12)}  # Turc et al. 2019
 
 
-class Bert(nn.Module):
-    """An encoder with norms after each part, read at its first step through a tanh layer (Devlin et al. 2019)."""
+class BertEncoder(nn.Module):
+    """Tokens that see each other both ways, with norms after each part (Devlin et al. 2019)."""
 
     def __init__(self, schema: Schema, width: int, heads: int, layers: int, dropout: float) -> None:
         super().__init__()
@@ -469,18 +565,60 @@ class Bert(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList([Block(width, heads, 4 * width, dropout, False, after=True) for _ in range(layers)])
+
+    def read(self, tokens: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T) -> (B, T, W), and (B, T) which tokens exist; `hidden` as for `Encoder`."""
+        exists = at_least_one(present(tokens))
+        places = places_of(exists)
+        x = self.dropout(self.norm(self.steps(tokens, places, hidden) + self.kinds[0]))
+        for block in self.blocks:
+            x, _ = block(x, places, exists[:, None, None])
+        return x, exists
+
+
+class Bert(BertEncoder):
+    """The encoder, read at its first step through a tanh layer."""
+
+    def __init__(self, schema: Schema, width: int, heads: int, layers: int, dropout: float) -> None:
+        super().__init__(schema, width, heads, layers, dropout)
         self.pooler = nn.Linear(width, width)
         self.head = nn.Linear(width, output_size(schema))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) -> (B, outputs)."""
-        exists = at_least_one(present(tokens))
-        places = places_of(exists)
-        x = self.dropout(self.norm(self.steps(tokens, places) + self.kinds[0]))
-        for block in self.blocks:
-            x, _ = block(x, places, exists[:, None, None])
+        return self.decide(self.features(tokens))
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """(B, T) -> (B, W)."""
+        x, exists = self.read(tokens)
         first = exists.int().argmax(1)
-        return self.head(self.dropout(torch.tanh(self.pooler(x[torch.arange(len(x), device=x.device), first]))))
+        return torch.tanh(self.pooler(x[torch.arange(len(x), device=x.device), first]))
+
+    def decide(self, features: Tensor) -> Tensor:
+        """(B, W) -> (B, outputs)."""
+        return self.head(self.dropout(features))
+
+
+class MaskedBert(BertEncoder):
+    """The encoder, and a guess at each token; a hidden token has the number V."""
+
+    def __init__(self, schema: Schema, width: int, heads: int, layers: int, dropout: float) -> None:
+        super().__init__(schema, width, heads, layers, dropout)
+        self.hidden = hidden_vector(width)
+        self.guess = TokenGuess(self.steps.embed.embed, tied=True)  # type: ignore[arg-type]
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer."""
+        return self.guess.head
+
+    def states(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) -> (B, T, W), and (B, T) which tokens exist."""
+        return self.read(tokens, self.hidden)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, T) -> (B, T, V)."""
+        return self.guess(self.states(tokens)[0])
 
 
 @network(
@@ -500,8 +638,9 @@ def bert(
     size: Literal["tiny", "mini", "small", "base"] = hyperparameter("tiny", help="a published shape"),
     dropout: Share = hyperparameter(0.1, search=(0.0, 0.5), help="share of values silenced in training"),
 ) -> nn.Module:
-    """An encoder read at its first step."""
+    """An encoder read at its first step, or at each hidden token."""
     if not _suits_bert(schema, USUAL):
         raise unfit(schema, "bert", "one text alone, which it does not write")
     layers, width, heads = BERT[size]
-    return Bert(schema, width, heads, layers, dropout)
+    made = MaskedBert if job(schema) == "restore" else Bert
+    return made(schema, width, heads, layers, dropout)

@@ -46,6 +46,14 @@ class Guessed(Source):
         """The recipe's table, as `guess` shall read it."""
         return self.options
 
+    def _judge_by_validation(self) -> None:
+        """Take a given validation part as the test where none is given."""
+        if "validation" in self._splits and "test" not in self._splits and "train" in self._splits:
+            self._splits["test"] = self._splits.pop("validation")
+            self.reading_notes.append(
+                "There is no test part: the given validation part is the test, and a new one is cut from train."
+            )
+
     def columns(self) -> Columns:
         """All rows."""
         if self._columns is None:

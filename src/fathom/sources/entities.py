@@ -78,6 +78,7 @@ class Rows:
         time: "stays": column that orders the moments; None takes them as they stand.
         words: "stays": [column, word] of each 0/1 channel.
         by_channel: "lists": whether a row is a list of channels, not of moments.
+        unit: "stays": of the channel "time", in the singular; "" where it is not known.
     """
 
     reads: Reads
@@ -88,6 +89,7 @@ class Rows:
     time: str | None = None
     words: tuple[tuple[str, str], ...] = ()
     by_channel: bool = False
+    unit: str = ""
 
     @staticmethod
     def of(schema: Schema) -> Rows:
@@ -247,7 +249,7 @@ class Entities(Guessed):
                 f"{where} has no column of numbers or words beside '{key}', so there is no series to learn from."
             )
         made = [*(["time"] if when else []), *numbers, *(f"{column}={word}" for column, word in words)]
-        return Rows("stays", name, tuple(numbers), tuple(made), key, when, tuple(words))
+        return Rows("stays", name, tuple(numbers), tuple(made), key, when, tuple(words), unit=_unit(moments, when))
 
     # ------------------------------------------------------------ columns that are no inputs
 
@@ -559,6 +561,15 @@ def _moment_column(moments: Columns, key: str) -> str | None:
     dates = [name for name in others if time.is_temporal(getattr(moments[name], "type", pa.null()))]
     named = [name for wanted in MOMENT_NAMES for name in others if name.lower() == wanted and is_number(moments[name])]
     return next(iter([*dates, *named]), None)
+
+
+def _unit(moments: Columns, when: str | None) -> str:
+    """What the channel of the time counts: dates become hours (`_since_first`), numbers are what their column is called."""
+    if when is None:
+        return ""
+    if time.is_temporal(getattr(moments[when], "type", pa.null())):
+        return "hour"
+    return when.lower() if when.lower() in ("second", "minute", "hour", "day", "step") else ""
 
 
 def _kind(column: Column, name: str, where: str) -> str:

@@ -37,6 +37,8 @@ FEW_WORDS = 20  # text of at most this many different values is a category, what
 MOST_WORDS = 1_000
 IMAGES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 SEVERAL_WORDS = r"\S\s+\S|[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]{2}"
+MOST_SUMMED = 200  # numeric inputs among which two are sought that add up to the target
+SUMMED_ROWS = 24  # rows that leave few pairs to look at closely
 PURE_VALUES = 50  # a column of at most this many values is looked at for deciding the target alone
 PLAIN_DATE = r"^\s*\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}"
 
@@ -176,6 +178,8 @@ def _target_names(
     columns: Columns, options: Data, setting: Setting,
     special: Mapping[str, str], types: Mapping[str, str], notes: list[str],
 ) -> list[str]:  # fmt: skip
+    if options.target == []:
+        return _known_label(columns, options, setting, special, types)
     if options.target is not None:
         for name in options.target:
             if name not in columns:
@@ -200,6 +204,17 @@ def _target_names(
     return [target]
 
 
+def _known_label(
+    columns: Columns, options: Data, setting: Setting, special: Mapping[str, str], types: Mapping[str, str]
+) -> list[str]:
+    """Where nothing is to be predicted: the column that says what rows are, by the nature of the data or by its name."""
+    if setting.target is not None:
+        return [name for name in setting.target if name in columns]
+    taken = {*special.values(), *(options.input or ()), *types}
+    named = [name for wanted in TARGET_NAMES for name in columns if name.lower() == wanted and name not in taken]
+    return [name for name in named[:1] if isinstance(columns[name], np.ndarray) or few(columns[name], 1) is None]
+
+
 def _part_of(name: str, special: Mapping[str, str]) -> str:
     return next(f"data.{part}" for part, column in special.items() if column == name)
 
@@ -217,7 +232,7 @@ def _target_kind(column: Column, name: str, types: Mapping[str, str], setting: S
     if name in types or name in setting.known:
         kind = types.get(name) or setting.known[name]
         if kind == "ignore":
-            raise DataError(f"'{name}' is the target and cannot be ignored (data.types.{name}).")
+            raise DataError(f"'{name}' is the target and cannot be ignored (data.types.{name} or data.compare).")
         _require_variety(column, name, where)
         return kind
     if isinstance(column, np.ndarray):
@@ -376,7 +391,7 @@ def _inputs(
             raise DataError(unknown("column", name, columns, f"{setting.where} (data.input)"))
         if name in taken:
             raise DataError(f"'{name}' cannot be an input: it is the target, group, time or weight.")
-    wanted = options.input or setting.inputs or list(columns)
+    wanted = options.input if options.input is not None else setting.inputs or list(columns)
     kinds: dict[str, str] = {}
     left: dict[str, list[str]] = {}
     numbered: list[str] = []
@@ -439,6 +454,7 @@ def _deciding(columns: Columns, inputs: Mapping[str, str], targets: Mapping[str,
         if kind not in ("category", "number") or isinstance(columns[target], np.ndarray):
             continue
         plain = [name for name, kind in inputs.items() if kind in ("number", "category")]
+        notes += _adding_up(columns, plain, target)
         gives_away = _decides if kind == "category" else _copies
         found = [name for name in plain if gives_away(columns[name], columns[target])]
         if found:
@@ -447,6 +463,44 @@ def _deciding(columns: Columns, inputs: Mapping[str, str], targets: Mapping[str,
                 f"with data.types.{found[0]}=ignore."
             )
     return notes
+
+
+def _adding_up(columns: Columns, names: Sequence[str], target: str) -> list[str]:
+    """A sentence about two inputs whose sum or difference is the target in every row."""
+    found = _sums(columns, [name for name in names if _is_numeric(columns[name])], target)
+    if found is None:
+        return []
+    one, sign, other = found
+    return [
+        f"'{one}' {sign} '{other}' is '{target}' in every row, so the answer stands among the inputs. Where they are known only "
+        f"afterwards, leave both out with data.types.{one}=ignore data.types.{other}=ignore."
+    ]
+
+
+def _sums(columns: Columns, names: Sequence[str], target: str) -> tuple[str, str, str] | None:
+    """Two columns and the sign between them; a few rows leave few candidates, all rows settle them."""
+    if not _is_numeric(columns[target]) or not 2 <= len(names) <= MOST_SUMMED:
+        return None
+    chosen = np.linspace(0, columns.rows - 1, min(SUMMED_ROWS, columns.rows)).astype(np.int64)
+    few_rows = columns.take(np.unique(chosen))
+    values = np.stack([_floats(few_rows[name]) for name in names], 1)  # (R, C)
+    answer = _floats(few_rows[target])  # (R,)
+    for sign, symbol in ((1.0, "+"), (-1.0, "-")):
+        made = values[:, :, None] + sign * values[:, None, :]  # (R, C, C)
+        fits = (np.abs(made - answer[:, None, None]) <= 1e-9 * np.abs(answer[:, None, None]) + 1e-12).all(0)
+        for i, j in np.argwhere(fits).tolist():
+            if i == j or (sign > 0 and i > j):
+                continue
+            first, second, whole = (_floats(columns[name]) for name in (names[i], names[j], target))
+            if not (second == second[0]).all() and np.allclose(first + sign * second, whole, rtol=1e-9, atol=1e-12):
+                return names[i], symbol, names[j]
+    return None
+
+
+def _floats(column: Column) -> np.ndarray:
+    """(N,) float64, nan where missing."""
+    assert isinstance(column, pa.ChunkedArray), "a numeric column"
+    return np.asarray(pc.fill_null(column.cast(pa.float64(), safe=False), float("nan")).to_numpy(), np.float64)
 
 
 def _decides(column: Column, target: Column) -> bool:

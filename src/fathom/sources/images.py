@@ -114,6 +114,9 @@ class Images(Guessed):
                 splits.setdefault(part, []).append(np.arange(start, len(paths)))
             classes[folder.name] = names
             _require_classes(folder, names, part in ("", "train"))
+            empty = [child.name for child in subfolders(folder) if child.name not in names]
+            if empty:
+                self.reading_notes.append(f"No class, for want of a picture in the folder: {shorten(empty)} (in {folder}).")
         if parts:
             others = [child.name for child in children if child not in parts]
             if others:
@@ -129,13 +132,6 @@ class Images(Guessed):
                 f"{count_text(len(skipped), 'file')} left out, with the extension of no picture: {shorten(kinds)}."
             )
         return Columns({"image": paths, "label": labels})
-
-    def _judge_by_validation(self) -> None:
-        if "validation" in self._splits and "test" not in self._splits and "train" in self._splits:
-            self._splits["test"] = self._splits.pop("validation")
-            self.reading_notes.append(
-                "There is no test part: the given validation part is the test, and a new one is cut from train."
-            )
 
     # ------------------------------------------------------------ idx
 

@@ -198,7 +198,7 @@ def reading_of(
         stays text) or "file" (names of picture files); others are read as their values suggest.
     """
     reading = {}
-    for item in (schema.inputs if inputs_only else schema.fields()).values():
+    for item in [*schema.inputs.values(), *(() if inputs_only else schema.targets.values())]:
         for place, name in enumerate(item.columns):
             if item.kind == "number":
                 reading[name] = schema.reading.get(name, "number")

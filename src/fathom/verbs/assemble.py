@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, TextIO
 
 import numpy as np
@@ -20,18 +21,43 @@ import torch
 from torch import Tensor, nn
 
 from fathom.algorithms.regularizers import regularizers
-from fathom.analysis import plan
+from fathom.analysis import decision, plan, scores
 from fathom.core import device as devices
-from fathom.core.contract import Algorithm, Batch, Clock, Context, Loss, Model, Schema, epoch_steps
+from fathom.core.contract import (
+    Algorithm,
+    Batch,
+    Clock,
+    Context,
+    Loss,
+    Model,
+    Schema,
+    Source,
+    Stage,
+    epoch_steps,
+)
 from fathom.core.device import Device
 from fathom.core.errors import FathomError, unknown
-from fathom.core.prepare import Prepared, prepare
-from fathom.core.recipe import BUDGETS, OWN, Data, Recipe, StageTable, Training, merge
+from fathom.core.features import Served
+from fathom.core.prepare import Prepared
+from fathom.core.recipe import (
+    BUDGETS,
+    FROM,
+    OWN,
+    Data,
+    Recipe,
+    StageTable,
+    Training,
+    divided,
+    in_shares,
+    merge,
+    options_of,
+)
 from fathom.core.registry import algorithms, networks
 from fathom.core.tensors import TensorSet
-from fathom.fields.augment import transform
+from fathom.fields.augment import transform as augmentation
 from fathom.networks import own
 from fathom.sources import open_source
+from fathom.verbs import acting, transfer
 
 Tell = Callable[[str], None]
 
@@ -60,6 +86,10 @@ class Task:
         choice: the plan.
         module: the user's own network.
         losses: target -> the user's own loss.
+        origin: the run or file that the weights begin from, as `network.from` names it; read once more where None.
+        earlier: the fitted schema whose states the inputs take over, empty where weights came from a file alone; None where
+            nothing is taken over.
+        began: what was taken over, in sentences; a run that goes on reads it in its own folder.
     """
 
     recipe: Recipe
@@ -67,6 +97,9 @@ class Task:
     choice: plan.Choice
     module: nn.Module | None = None
     losses: Mapping[str, Loss] = field(default_factory=dict)
+    origin: transfer.Origin | None = None
+    earlier: Schema | None = None
+    began: Sequence[str] = ()
 
     @property
     def schema(self) -> Schema:
@@ -83,7 +116,9 @@ class Assembly:
     models: dict[str, Model]
 
 
-def open_task(data: Any, tree: Mapping[str, Any], module: nn.Module | None = None, losses: Any = None) -> Task:
+def open_task(
+    data: Any, tree: Mapping[str, Any], module: nn.Module | None = None, losses: Any = None, earlier: Schema | None = None
+) -> Task:
     """From what the user said to a task; of a run of several folds, that of the first.
 
     Args:
@@ -91,6 +126,8 @@ def open_task(data: Any, tree: Mapping[str, Any], module: nn.Module | None = Non
         tree: the user's recipe as nested tables.
         module: their own network.
         losses: a loss of theirs, or target -> loss.
+        earlier: what the inputs of this very run have taken over, where one goes on that began with other weights
+            (`network.from`), so that those need not be there any more.
 
     Raises:
         FathomError: the recipe, the data or the combination is wrong.
@@ -104,38 +141,148 @@ def open_task(data: Any, tree: Mapping[str, Any], module: nn.Module | None = Non
                 "network.fingerprint": own.fingerprint(module),
             },
         )
-    tree = _with_settings(tree, Recipe.parse(tree).network)
+    location = Recipe.parse(tree).network.get(FROM)
+    origin = transfer.origin_of(location) if location and earlier is None else None
+    if origin is not None:
+        tree = transfer.beneath(tree, origin)
+        earlier = origin.schema
+    tree = _for_algorithm(tree)
     asked = Recipe.parse(tree)
-    source = open_source(data, asked.data)
-    prepared = prepare(source, _division(asked), asked.training.seed)
-    rows = len(prepared.splits["train"])
+    compare = asked.data.compare or []
+    source = open_source(data, _apart(asked.data))
+    if compare:
+        scores.check(compare, source.columns())
+    tree = _with_settings(tree, asked.network, source)
+    source, tree = _recast(source, tree)
+    asked = Recipe.parse(tree)
+    prepared = source.prepare(_division(asked), asked.training.seed, earlier)
+    if compare:
+        scores.check_target(prepared.schema)
+        prepared.notes.append(f"No inputs, but what the network is compared with (data.compare): {', '.join(compare)}.")
+    rows = len(prepared.sets["train"])
     choice = plan.choose(prepared.schema, rows, tree)
+    if origin is not None and choice.network == origin.network.get("name"):
+        choice = replace(choice, reason=f"its weights come from {origin.shown}")
     stages = tree.get("stage", [])
-    chosen = {key: value for key, value in choice.changes.items() if not (stages and key in BUDGETS)}
-    recipe = Recipe.parse({**merge(merge({}, chosen), _dotted(tree)), "stage": stages})
-    recipe = _settle(recipe, prepared, asked.training.keep)
-    _check_monitor(recipe.training.monitor, prepared)
-    return Task(recipe, prepared, choice, module, _losses(losses, prepared.schema))
+    fixed = stages and not in_shares(stages)
+    chosen = {key: value for key, value in choice.changes.items() if not (fixed and key in BUDGETS)}
+    merged = merge(merge({}, chosen), _dotted(tree))
+    recipe = Recipe.parse({**merged, "stage": stages})
+    task = Task(recipe, prepared, choice, module, _losses(losses, prepared.schema), origin, earlier)
+    if prepared.environment is not None:
+        return _in_stages(replace(task, recipe=acting.settle(recipe, prepared.schema)), merged)
+    decision.check_remedies(recipe, prepared.schema)
+    decision.check(prepared.schema, prepared.sets)
+    task = _in_stages(task, merged)
+    recipe = _settle(task.recipe, prepared, asked.training.keep)
+    _check_monitor(recipe.training, prepared)
+    return _watching(replace(task, recipe=recipe), plan.is_given(tree, "training.monitor"))
 
 
-def _with_settings(tree: Mapping[str, Any], network: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a network needs that must be known before the data are read, beneath what the user said.
+def _watching(task: Task, given: bool) -> Task:
+    """The task with a monitored metric that the validation rows define."""
+    recipe, prepared = task.recipe, task.prepared
+    monitor, told = decision.watched(recipe.training.monitor, given, prepared.schema, prepared.sets["validation"])
+    if not told:
+        return task
+    training = recipe.training.model_copy(update={"monitor": monitor})
+    changed = recipe.model_copy(update={"training": training})
+    return replace(task, recipe=changed, prepared=replace(prepared, notes=[*prepared.notes, *told]))
+
+
+def _in_stages(task: Task, tree: Mapping[str, Any]) -> Task:
+    """The task with what is taken over, and the stages of transfer where nobody wrote others.
+
+    Args:
+        task: its recipe is checked, its budget not settled yet.
+        tree: the same recipe as nested tables.
+    """
+    recipe = task.recipe
+    if task.origin is None and (recipe.stage or not _thaws(task)):
+        return task
+    algorithm: type[Algorithm] = algorithms[recipe.training.algorithm or ""].make
+    roles = algorithm.roles(task.schema)
+    with devices.undisturbed():
+        models = {role: Model(part, network(task, part, role)) for role, part in roles.items()}
+    found = {}
+    if task.origin is not None:
+        found = {role: transfer.match(models[role], part, role, task.origin) for role, part in roles.items()}
+        began = [match.sentence() for match in found.values()]
+        told = replace(task.prepared, notes=[*task.prepared.notes, *began])
+        task = replace(task, prepared=told, began=began)
+    module = next(iter(models.values())).module
+    states_rates = getattr(module, "rates", None) is not None
+    if recipe.stage or len(models) > 1 or states_rates or algorithm.stages is not Algorithm.stages:
+        return task
+    new = [name.removeprefix("module.") for match in found.values() for name in match.new]
+    tables = transfer.stage_tables(module, new if found else [transfer.head_name(module)])
+    return replace(task, recipe=Recipe.parse({**tree, "stage": tables}))
+
+
+def check_weights(task: Task) -> None:
+    """Refuse to begin with published weights that cannot be had, before a run folder is made.
+
+    Raises:
+        FathomError: says what to install.
+    """
+    table = task.recipe.network
+    check = networks[table["name"]].about.get("check") if table["name"] != OWN else None
+    if check is not None and task.earlier is None:
+        check(task.schema, options_of(table))
+
+
+def _thaws(task: Task) -> bool:
+    """Whether the network begins with a published body that is to thaw after its head has learnt."""
+    table = task.recipe.network
+    thaws = networks[table["name"]].about.get("thaws") if table["name"] != OWN else None
+    return task.earlier is None and thaws is not None and bool(thaws(task.schema, options_of(table)))
+
+
+def _with_settings(tree: Mapping[str, Any], network: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
+    """What a network needs that must be known before the data are encoded, beneath what the user said.
 
     Options of its own that it returns are the user's, written out (a path that holds from anywhere).
 
     Args:
         tree: the user's recipe as nested tables.
         network: its checked table, complete where it names a network of the registry.
+        source: of the data; its guessed schema is asked for.
     """
     name = network.get("name", OWN)
     settings = networks[name].about.get("settings") if name != OWN else None
     if settings is None:
         return tree
-    settled = settings(network).items()
+    settled = settings(network, source.schema()).items()
     wanted = {key: value for key, value in settled if key.startswith("network.") or not plan.is_given(tree, key)}
-    if tree.get("stage") or any(plan.is_given(tree, key) for key in BUDGETS):
+    stages = tree.get("stage", [])
+    if (stages and not in_shares(stages)) or any(plan.is_given(tree, key) for key in BUDGETS):
         wanted = {key: value for key, value in wanted.items() if key not in BUDGETS}
     return merge(tree, wanted)
+
+
+def _recast(source: Source, tree: Mapping[str, Any]) -> tuple[Source, Mapping[str, Any]]:
+    """The source and the recipe of an algorithm that asks something else of the rows than what was guessed."""
+    asked = Recipe.parse(tree)
+    recast = algorithms[asked.training.algorithm].about.get("recast") if asked.training.algorithm else None
+    if recast is None:
+        return source, tree
+    source, changes = recast(source, asked)
+    return source, merge(tree, changes)
+
+
+def _for_algorithm(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe with what a named algorithm needs that must be known before the data are read.
+
+    A network that is for an algorithm which asks something of its own of the rows names that algorithm as well.
+    """
+    asked = Recipe.parse(tree)
+    name = asked.network.get("name")
+    meant = networks[name].about.get("algorithm") if name is not None and name != OWN else None
+    if meant is not None and asked.training.algorithm is None and "recast" in algorithms[meant].about:
+        tree = merge(tree, {"training.algorithm": meant})
+        asked = Recipe.parse(tree)
+    settings = algorithms[asked.training.algorithm].about.get("settings") if asked.training.algorithm else None
+    return merge(tree, settings(asked.data)) if settings else tree
 
 
 def _dotted(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,6 +292,25 @@ def _dotted(tree: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(table, Mapping):
             flat.update({f"{section}.{key}": value for key, value in table.items()})
     return flat
+
+
+def _apart(data: Data) -> Data:
+    """The data table with its known scores as no inputs.
+
+    Raises:
+        FathomError: one of them has another part as well.
+    """
+    for name in data.compare or []:
+        given = {"data.target": data.target or [], "data.input": data.input or []}
+        taken = next((key for key, names in given.items() if name in names), None)
+        if data.types.get(name, "ignore") != "ignore":
+            taken = f"data.types.{name}"
+        if taken is not None:
+            raise FathomError(
+                f"'{name}' stands in data.compare, so it is no input and no target, but it stands in {taken} as well; leave it "
+                "out of one."
+            )
+    return data.model_copy(update={"types": {**data.types, **dict.fromkeys(data.compare or [], "ignore")}})
 
 
 def _division(recipe: Recipe) -> Data:
@@ -157,12 +323,13 @@ def _division(recipe: Recipe) -> Data:
     return recipe.data.model_copy(update={"fold": (1, folds)})
 
 
-def _check_monitor(monitor: str, prepared: Prepared) -> None:
-    """Refuse a metric that no target has, before anything is trained or written."""
+def _check_monitor(training: Training, prepared: Prepared) -> None:
+    """Refuse a metric that is not watched, before anything is trained or written."""
+    monitor, watched = training.monitor, algorithms[training.algorithm or ""].about.get("watches")
     targets, rows = prepared.schema.targets, prepared.sets["validation"]
     few = rows.subset(torch.arange(min(64, len(rows))))
-    known = ["loss"]
-    for name, target in targets.items() if monitor != "loss" else ():
+    known = ["loss", *(watched or ())]  # an algorithm that names none watches every metric of its targets
+    for name, target in targets.items() if monitor != "loss" and watched is None else ():
         prefix = f"{name}." if len(targets) > 1 else ""
         metrics = target.metrics(torch.zeros(len(few), *target.outputs), few.column(name))
         known += [prefix + metric for metric in metrics]
@@ -182,10 +349,12 @@ def _settle(recipe: Recipe, prepared: Prepared, keep: str | None) -> Recipe:
     changes: dict[str, Any] = {"batch": min(training.rows_per_batch(), len(prepared.splits["train"]))}
     per_epoch = _per_epoch(training.model_copy(update=changes), prepared)
     stages = [_settled_stage(stage, per_epoch) for stage in recipe.stage]
-    if stages:
-        changes["steps"] = sum(stage.planned_steps() for stage in stages)
-    elif training.steps is None and training.epochs is not None and training.minutes is None:
+    if training.steps is None and training.epochs is not None and training.minutes is None:
         changes["steps"] = max(1, round(training.epochs * per_epoch))
+    if in_shares(stages) and (total := changes.get("steps", training.steps)) is not None:
+        stages = _in_proportion(stages, total)
+    if all(stage.steps is not None for stage in stages) and stages:
+        changes["steps"] = sum(stage.planned_steps() for stage in stages)
     if keep is None and training.keep == "last" and training.average:
         changes["keep"] = "average"
     if training.keep == "average" and not training.average:
@@ -205,6 +374,12 @@ def _settled_stage(stage: StageTable, per_epoch: int) -> StageTable:
     return stage.model_copy(update={"epochs": None, "steps": max(1, round(stage.epochs * per_epoch))})
 
 
+def _in_proportion(stages: Sequence[StageTable], total: int) -> list[StageTable]:
+    """Stages of a share, with their steps of `total`."""
+    steps = divided(total, [stage.share or 0.0 for stage in stages])
+    return [stage.model_copy(update={"steps": count}) for stage, count in zip(stages, steps, strict=True)]
+
+
 def _losses(losses: Any, schema: Schema) -> dict[str, Loss]:
     if losses is None:
         return {}
@@ -218,23 +393,33 @@ def _losses(losses: Any, schema: Schema) -> dict[str, Loss]:
     return dict(losses)
 
 
-def build(task: Task, device: Device) -> Assembly:
-    """One model a role from the seed, the algorithm around them, and a clock at zero."""
+def build(task: Task, device: Device, fresh: bool = False) -> Assembly:
+    """One model a role from the seed, the algorithm around them, and a clock at zero.
+
+    Args:
+        task: planned.
+        device: where it runs.
+        fresh: whether training begins with these models, so that published or earlier weights are put in place; a
+            checkpoint brings its own, and a trial or a plan needs none.
+    """
     recipe, schema = task.recipe, task.schema
     devices.seed_everything(recipe.training.seed)
     algorithm = algorithms[recipe.training.algorithm or ""].make
     models = {}
     for role, part in algorithm.roles(schema).items():
         model = Model(part, network(task, part, role))
+        if fresh:
+            _begin(model, part, role, task)
         _check_single_rows(model, task)
         models[role] = (model if task.module is not None else to_memory_format(model)).to(device.torch)
     clock = Clock()
     context = Context(
         schema, models, recipe, clock, device.torch,
-        transform=transform(recipe.augment, schema, recipe.training.seed),
+        transform=augmentation(recipe.augment, schema, recipe.training.seed),
         regularizers=regularizers(recipe.training.l1, recipe.training.l2, models),
         losses=task.losses,
         class_weights=class_weights(task, device.torch),
+        environment=task.prepared.environment,
     )  # fmt: skip
     built = algorithm(context, **recipe.algorithm)
     for stage in recipe.stage:  # a wrong name in the last stage is told before the first one
@@ -249,7 +434,7 @@ def _check_single_rows(model: Model, task: Task) -> None:
     Raises:
         FathomError: says which batch is large enough.
     """
-    rows = len(task.prepared.splits["train"])
+    rows = len(task.prepared.sets["train"])
     smallest = rows // epoch_steps(rows, task.recipe.training.rows_per_batch())
     if smallest > 1 or not any(isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d) for layer in model.modules()):
         return
@@ -282,20 +467,25 @@ def to_memory_format(model: Model) -> Model:
 
 
 def network(task: Task, schema: Schema, role: str) -> nn.Module:
-    """The network of one role, from the registry or the user."""
-    table = dict(task.recipe.network)
-    name = table.pop("name")
+    """The network of one role, from the registry or the user, before any weights are put in place."""
+    name = task.recipe.network["name"]
     if name == OWN:
         if task.module is None:
             raise FathomError(
                 "This recipe was made for your own module; call fathom.fit(..., network=module) from Python."
             )
         return own.adopt(copy.deepcopy(task.module), schema, samples(task.prepared, schema))
-    made: Any = networks[name].build(schema, role, **table)
-    if hasattr(made, "begin"):  # published weights; those of a saved run come from its folder
-        made.begin()
-    built: nn.Module = made
+    built: nn.Module = networks[name].build(schema, role, **options_of(task.recipe.network))
     return built
+
+
+def _begin(model: Model, schema: Schema, role: str, task: Task) -> None:
+    """Put the weights in place that training begins with: an earlier run's, else published ones."""
+    location = task.recipe.network.get(FROM)
+    if location is not None:
+        transfer.put(model, transfer.match(model, schema, role, task.origin or transfer.origin_of(location)))
+    elif hasattr(model.module, "begin"):
+        model.module.begin()  # type: ignore[operator]
 
 
 def samples(prepared: Prepared, schema: Schema) -> list[Tensor]:
@@ -329,19 +519,34 @@ class Measured:
     Args:
         threads: CPU threads on which a step is fastest.
         precision: of matrix work.
-        seconds: a step.
+        seconds: a step; of the last stage, where there are several.
+        stages: seconds a step of each stage.
+        once: seconds for the features that a frozen body makes of all rows.
     """
 
     threads: int
     precision: str
     seconds: float
+    stages: tuple[float, ...] = ()
+    once: float = 0.0
+
+    def training(self, recipe: Recipe) -> float:
+        """Seconds of the whole training of a complete recipe."""
+        steps = [stage.planned_steps() for stage in recipe.stage] or [recipe.training.planned_steps()]
+        return self.once + sum(count * seconds for count, seconds in zip(steps, self.stages, strict=True))
+
+    def steps(self, seconds: float, shares: Sequence[float]) -> int:
+        """Steps in all that fit into a time, where each stage takes its share of them."""
+        each = sum(share * cost for share, cost in zip(shares, self.stages, strict=True))
+        return max(1, int((seconds - self.once) / each))
 
 
 def measure(task: Task, device: Device, budget: float = 0.3) -> Measured:
     """Time real steps on copies, in each way that is open, and keep the fastest.
 
     Tiny networks run best on one thread; with another process on the machine all threads can be many times slower. The
-    plainer way wins unless the other takes a fifth less time, so that a busy machine does not decide by chance.
+    plainer way wins unless the other takes a fifth less time, so that a busy machine does not decide by chance. Of several
+    stages the last decides, in which the most learns.
 
     Args:
         task: planned.
@@ -349,11 +554,16 @@ def measure(task: Task, device: Device, budget: float = 0.3) -> Measured:
         budget: seconds spent on each way.
     """
     training = task.recipe.training
-    steps = training.steps or 1_000_000
-    recipe = task.recipe.model_copy(update={"training": training.model_copy(update={"steps": steps})})
+    many = 1_000_000  # steps, where the trial shall tell how many
+    changes: dict[str, Any] = {
+        "training": training.model_copy(update={"steps": training.steps or many}),
+        "stage": [stage.model_copy(update={"steps": stage.steps or many}) for stage in task.recipe.stage],
+    }
     with devices.undisturbed():
-        assembly = build(replace(task, recipe=recipe), device)
-        batches = assembly.algorithm.batches(assembly.algorithm.stages(resident(task.prepared.sets, device))[0], 0)
+        assembly = build(replace(task, recipe=task.recipe.model_copy(update=changes)), device)
+        stages = assembly.algorithm.stages(resident(task.prepared.sets, device))
+        *others, last = stages if task.recipe.stage else stages[:1]
+        batches, once = _trial_batches(assembly, last, task)
         best: Measured | None = None
         for precision in [training.precision] if training.precision else _precisions(task, device):
             for threads in [training.threads] if training.threads else _threads(device):
@@ -361,8 +571,32 @@ def measure(task: Task, device: Device, budget: float = 0.3) -> Measured:
                 seconds = _seconds_a_step(assembly, batches, threads, way, budget)
                 if best is None or seconds < 0.8 * best.seconds:
                     best = Measured(threads, precision, seconds)
-    assert best is not None, "there is always a way"
-    return best
+        assert best is not None, "there is always a way"
+        costs, way = [], replace(device, precision=best.precision)
+        for stage in others:
+            batches, more = _trial_batches(assembly, stage, task)
+            costs.append(_seconds_a_step(assembly, batches, best.threads, way, budget))
+            once += more
+    return replace(best, stages=(*costs, best.seconds), once=once)
+
+
+def _trial_batches(assembly: Assembly, stage: Stage, task: Task) -> tuple[Any, float]:
+    """The batches of a stage as it begins, and the seconds that its features will take once.
+
+    Features are made for a few rows only, so that what a step costs after them shows.
+    """
+    algorithm = assembly.algorithm
+    for optimizer in algorithm.optimizers.values():
+        optimizer.begin(stage.rates)
+    if not isinstance(stage.data, TensorSet) or not isinstance(algorithm.rows(stage), Served):
+        return algorithm.batches(stage, 0), 0.0
+    few = stage.data.subset(torch.arange(min(len(stage.data), task.recipe.training.rows_per_batch())))
+    batches = algorithm.batches(replace(stage, data=few), 0)
+    start = time.perf_counter()
+    batch = next(batches)
+    seconds = (time.perf_counter() - start) / len(few)
+    kept = sum(len(task.prepared.sets[part]) for part in ("train", "validation"))
+    return chain([batch], batches), seconds * kept
 
 
 def by_trial(task: Task, device: Device) -> tuple[Task, Measured]:
@@ -372,9 +606,14 @@ def by_trial(task: Task, device: Device) -> tuple[Task, Measured]:
     changes: dict[str, Any] = {"threads": measured.threads, "precision": measured.precision}
     if training.steps is None:
         seconds = 60 * (training.minutes or 1) * 0.95  # the rest is for validation
-        changes["steps"] = max(1, int(seconds / measured.seconds))
-        changes["epochs"] = round(max(changes["steps"] / _per_epoch(training, task.prepared), 0.01), 2)
+        shares = [stage.share or 0.0 for stage in task.recipe.stage] or [1.0]
+        changes["steps"] = measured.steps(seconds, shares)
+        if task.prepared.environment is None:
+            changes["epochs"] = round(max(changes["steps"] / _per_epoch(training, task.prepared), 0.01), 2)
     settled = task.recipe.model_copy(update={"training": training.model_copy(update=changes)})
+    if in_shares(settled.stage):
+        stages = _in_proportion(settled.stage, settled.training.planned_steps())
+        settled = settled.model_copy(update={"stage": stages})
     return replace(task, recipe=settled), measured
 
 
@@ -402,8 +641,9 @@ def _seconds_a_step(assembly: Assembly, batches: Any, threads: int, device: Devi
         begin = time.perf_counter()
         while len(times) < 4 or (time.perf_counter() - begin < budget and len(times) < 40):
             start = time.perf_counter()
-            assembly.algorithm.step(next(batches))
+            for _ in range(assembly.algorithm.cycle):
+                assembly.algorithm.step(next(batches))
             if device.torch.type == "cuda":
                 torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
+            times.append((time.perf_counter() - start) / assembly.algorithm.cycle)
     return float(np.quantile(times[2:], 0.25))

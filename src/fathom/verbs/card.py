@@ -33,7 +33,7 @@ def model_card(name: str, results: Mapping[str, Any]) -> str:
             f"| {metric.replace('_', ' ')} | {estimate['value']:.4g} | {estimate['low']:.4g} to {estimate['high']:.4g} |"
         )
     rows = ", ".join(f"{count:,} {part}" for part, count in results["splits"].items())
-    lines += ["", f"Rows: {rows}. Weights: {results['kept']}.", ""]
+    lines += ["", f"{f'Rows: {rows}. ' if rows else ''}Weights: {results['kept']}.", ""]
     lines += [
         "These figures hold for rows like those it was judged on. On others they must be measured again",
         f"(`fathom evaluate {name} DATA`).",

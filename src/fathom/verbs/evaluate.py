@@ -9,39 +9,50 @@ from typing import Any
 import numpy as np
 import torch
 
+from fathom.analysis import decision, early, scores
 from fathom.analysis import evaluate as evaluation
 from fathom.analysis.baseline import baselines
 from fathom.analysis.language import writes
+from fathom.analysis.plan import acts
+from fathom.analysis.reconstruction import label_of, reconstructs
+from fathom.analysis.reconstruction import results as reconstructed
 from fathom.core.contract import Columns, Schema
 from fathom.core.errors import DataError, FathomError
-from fathom.core.prepare import Prepared, blocks, describe_row, encode, input_hashes, missing_groups, windowed
+from fathom.core.prepare import Prepared, blocks, describe_row, encode, input_hashes, missing_groups, remarked, windowed
 from fathom.core.recipe import Data
 from fathom.core.run import read_json
-from fathom.core.tensors import TensorSet
+from fathom.core.tensors import Batch, TensorSet
 from fathom.sources import open_source
+from fathom.verbs import acting, transfer
 from fathom.verbs.assemble import open_task
 from fathom.verbs.judge import judge, judge_text, raw_rows
 from fathom.verbs.result import Run, load
 
 
-def evaluate(run: Run | str | Path, data: Any = None) -> dict[str, Any]:
+def evaluate(run: Run | str | Path, data: Any = None, episodes: int | None = None) -> dict[str, Any]:
     """Judge a run.
 
     Args:
         run: a finished run.
         data: other data of the same form, all of which is used; the run's own test split where None.
+        episodes: that an agent plays.
 
     Returns:
         "test", "baseline", "difference", "verdict" and the rest of results.json's test part.
     """
     run = load(run)
+    if acts(run.schema):
+        return acting.evaluate(run, data, episodes)
+    if episodes is not None:
+        raise FathomError(f"Only agents play episodes, and {run.path} learnt from rows; leave --episodes out.")
     if data is None:
         prepared = _original(run)
         if prepared is None:
             raise FathomError(
                 f"{run.path} was trained on data in memory, or data that have moved or changed; name the data to judge it on."
             )
-        results = judge(prepared, run.predictor, run.deployed.recipe.training.seed)
+        recipe = run.deployed.recipe
+        results = judge(prepared, run.predictor, recipe.training.seed, recipe.data.compare or ())
         results["evaluation_notes"] += _only_member(run)
         return results
     return _other(run, data)
@@ -60,12 +71,12 @@ def _original(run: Run) -> Prepared | None:
     if location is None:
         return None
     # A damaged file is told, not taken for other data.
-    began = read_json(deployed.folder.file("environment.json"))["data"]
+    environment = read_json(deployed.folder.file("environment.json"))
     try:
-        prepared = open_task(location, deployed.recipe.tables()).prepared
+        prepared = open_task(location, deployed.recipe.tables(), earlier=transfer.remembered(environment)[0]).prepared
     except FathomError:
         return None
-    return prepared if prepared.fingerprint == began else None
+    return prepared if prepared.fingerprint == environment["data"] else None
 
 
 def _other(run: Run, data: Any) -> dict[str, Any]:
@@ -81,12 +92,34 @@ def _other(run: Run, data: Any) -> dict[str, Any]:
         results["evaluation_notes"] += [*([] if original is not None else [NO_BASELINE]), *told]
         return {**results, "rows": len(test)}
     train = original.sets["train"] if original is not None else None
+    if reconstructs(schema):
+        label = label_of(schema, columns, np.arange(columns.rows))
+        results = reconstructed(run.predictor, train, test, seed, together, label)
+        results["evaluation_notes"] += [*([] if train is not None else [NO_BASELINE]), *told]
+        return {**results, "rows": len(test)}
     fitted, notes = baselines(schema, train, test, seed) if train is not None else ({}, [NO_BASELINE])
     metric = evaluation.primary(schema, evaluation.class_shares(train if train is not None else test, schema))
-    results = evaluation.results(run.predictor.outputs(test), fitted, test, schema, seed, metric, together)
-    results["evaluation_notes"] = [*results.pop("notes"), *notes, *told]
+    known, remarks = _known(run, original, columns) if original is not None else ({}, [])
+    outputs = run.predictor.outputs(test)
+    results = evaluation.results(outputs, fitted | known, test, schema, seed, metric, together, orders=set(known))
+    decided = decision.judged(schema, outputs, test, seed, together)
+    for name, made in decided.items():
+        results["targets"][name]["decision"] = made
+    notes += [*decision.notes(decided), *results.pop("notes"), *remarks]
+    if original is not None:
+        sets = {**original.sets, "test": test}
+        in_time, remarks = early.early(run.predictor, sets, seed, results["primary"], fitted, together)
+        results |= {"early": in_time} if in_time else {}
+        notes += remarks
+    results["evaluation_notes"] = [*notes, *told]
     results["rows"] = len(test)
     return results
+
+
+def _known(run: Run, original: Prepared, columns: Columns) -> tuple[dict[str, Batch], list[str]]:
+    """Known scores of other rows (data.compare), their direction from the training rows."""
+    learnt = original.columns.select(run.recipe.data.compare or ()).take(original.splits["train"])
+    return scores.alone(run.schema, learnt, original.sets["train"], columns)
 
 
 NO_BASELINE = "The training rows are gone or have changed, so there is no baseline."
@@ -105,7 +138,8 @@ def read_rows(
         DataError: a column is missing, or too many rows cannot be read.
     """
     schema = run.schema
-    options = Data(target=run.recipe.data.target or list(schema.targets), bad_rows=run.recipe.data.bad_rows)
+    target = run.recipe.data.target or ([] if reconstructs(schema) else list(schema.targets))
+    options = Data(target=target, bad_rows=run.recipe.data.bad_rows)
     source = open_source(data, options, like=schema)
     columns = source.columns()
     notes = _check_columns(data, columns, schema)
@@ -121,6 +155,7 @@ def read_rows(
     together = blocks(columns, schema, {"test": kept})
     notes += missing_groups(columns, schema)
     notes += [f"{len(faults)} rows are left out: {told[0]}"] if faults else []
+    notes += remarked(schema, columns)
     if original is not None:
         learnt = np.isin(input_hashes(columns, schema)[kept], original.hashes[original.splits["train"]]).sum()
         notes += [f"{learnt:,} of these rows were learnt from; the figures are too good."] if learnt else []

@@ -12,7 +12,7 @@ import copy
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,11 +23,11 @@ from fathom.analysis import plan
 from fathom.core import device as devices
 from fathom.core.device import Device
 from fathom.core.errors import FathomError, RunError, count_text
-from fathom.core.recipe import BUDGETS, OWN, Recipe, flag_changes, merge
+from fathom.core.recipe import BUDGETS, OWN, Recipe, StageTable, Training, flag_changes, in_shares, merge
 from fathom.core.run import RunFolder, read_json, safe_name, sealed_json, write_atomic
 from fathom.networks import own
-from fathom.verbs import members
-from fathom.verbs.assemble import Session, Task, Tell, complete, open_task, silent
+from fathom.verbs import members, transfer
+from fathom.verbs.assemble import Session, Task, Tell, check_weights, complete, open_task, silent
 from fathom.verbs.result import Run
 from fathom.verbs.train import train_one
 
@@ -175,6 +175,7 @@ def _start(data: Any, tree: dict[str, Any], session: Session) -> Run:
     name, exact = training.name or safe_name(str(location)), training.name is not None
     RunFolder.check(Path(training.out), name, exact=exact)  # before the data are read, which may take long
     task = open_task(data, tree, session.module, session.loss)
+    check_weights(task)
     task = complete(task, device)
     folder = RunFolder.create(Path(training.out), name, exact=exact)
     with folder.lock():
@@ -185,12 +186,14 @@ def _start(data: Any, tree: dict[str, Any], session: Session) -> Run:
 
 def _write_start(folder: RunFolder, task: Task) -> None:
     """What is true from the start; recipe.toml last, since it makes the folder a run."""
-    about = {
+    about: dict[str, Any] = {
         **devices.machine(),
         "data": task.prepared.fingerprint,
         "fathom": _version(),
         "began": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+    if task.earlier is not None:
+        about["transfer"] = transfer.written(task.earlier, task.began)
     write_atomic(folder.file("environment.json"), sealed_json(about))
     write_atomic(folder.file("schema.json"), sealed_json(task.schema.to_json()))
     write_atomic(folder.file("recipe.toml"), task.recipe.toml().encode())
@@ -212,20 +215,36 @@ def _introduce(task: Task, tell: Tell, folder: RunFolder) -> None:
 
 def describe(task: Task) -> list[str]:
     """What was guessed from the data and decided, a line each."""
-    rows = ", ".join(f"{len(index):,} {name}" for name, index in task.prepared.splits.items())
     training = task.recipe.training
     of_folds = f" in the first of {training.folds} folds" if training.folds > 1 else ""
-    lines = [f"Task      {plan.task_name(task.schema)} ({rows} rows{of_folds})"]
+    task_name = plan.task_name(task.schema, task.recipe.training.algorithm)
+    lines = [f"Task      {task_name} ({task.prepared.extent()}{of_folds})"]
     lines += [f"Input     {name}: {item.describe()}" for name, item in task.schema.inputs.items()]
     lines += [f"Target    {name}: {item.describe()}" for name, item in task.schema.targets.items()]
     lines += [f"Note      {note}" for note in task.prepared.notes]
     lines.append(f"Network   {task.choice.network}: {task.choice.reason}")
     lines.append(
         f"Training  {training.optimizer}, rate {training.learning_rate:g}, batch {training.batch}, "
-        f"{count_text(training.planned_steps(), 'step')}, {training.precision or 'float32'}, "
+        f"{_length(training)}, {training.precision or 'float32'}, "
         f"{training.threads or 'any'} thread{'s' if training.threads != 1 else ''}"
     )
+    if task.recipe.stage:
+        lines.append(f"Stages    {'; then '.join(map(_stage, task.recipe.stage))}")
     return lines
+
+
+def _stage(stage: StageTable) -> str:
+    """A stage in words: how long, and what learns."""
+    frozen = [glob for glob, rate in stage.rates.items() if rate == 0]
+    learning = [glob.removesuffix(".*") for glob, rate in stage.rates.items() if rate > 0]
+    what = f", {', '.join(learning)} alone" if "*" in frozen else f", all but {', '.join(frozen)}" if frozen else ""
+    return f"{stage.name}: {count_text(stage.planned_steps(), 'step')}{what}"
+
+
+def _length(training: Training) -> str:
+    """How long it is trained, in words."""
+    steps = count_text(training.planned_steps(), "step")
+    return steps if training.environment_steps is None else f"{training.environment_steps:,} actions in {steps}"
 
 
 def _train(folder: RunFolder, task: Task, data: Any, device: Device, session: Session, prepared_seconds: float) -> Run:
@@ -269,7 +288,8 @@ def _take_up(folder: RunFolder, planned: Recipe) -> Recipe:
     changes = {key: getattr(planned.training, key) for key in keys}
     if begun.training.steps != planned.training.steps:
         changes["stop_after"] = None
-    recipe = begun.model_copy(update={"training": begun.training.model_copy(update=changes)})
+    stages = planned.stage if in_shares(planned.stage) else begun.stage
+    recipe = begun.model_copy(update={"training": begun.training.model_copy(update=changes), "stage": stages})
     if recipe != begun:
         _check_budget(folder, recipe.training.planned_steps())
         _begin_again(folder, recipe, extended=begun.training.steps != planned.training.steps)
@@ -287,8 +307,14 @@ def _member(task: Task, recipe: Recipe, data: Any, session: Session) -> Task:
     """The task of one member; those that share the rows of the run's own task are not read again."""
     if recipe.data.fold is None or recipe.data.fold[0] == 1:
         return replace(task, recipe=recipe)
-    opened = open_task(data, recipe.tables(), session.module, session.loss)
-    return replace(opened, choice=task.choice)
+    opened = open_task(data, recipe.tables(), session.module, session.loss, task.earlier)
+    return _remembered(replace(opened, choice=task.choice, origin=task.origin), task.began)
+
+
+def _remembered(task: Task, began: Sequence[str]) -> Task:
+    """A task that was opened without what it began from, with what its run has written about that."""
+    notes = [*task.prepared.notes, *(note for note in began if note not in task.prepared.notes)]
+    return replace(task, prepared=replace(task.prepared, notes=notes), began=began)
 
 
 def _resume(folder: RunFolder, data: Any, changes: Mapping[str, Any], session: Session) -> Run:
@@ -317,7 +343,9 @@ def _resume(folder: RunFolder, data: Any, changes: Mapping[str, Any], session: S
     training = Recipe.parse(tree).training
     device = Device.choose(training.device)
     devices.check_threads(training.threads)
-    task = open_task(data, tree, session.module, session.loss)
+    earlier, began = transfer.remembered(read_json(folder.file("environment.json")))
+    task = open_task(data, tree, session.module, session.loss, earlier)
+    task = _remembered(task, began)
     _check_data(folder, task)
     task = complete(task, device)
     extended = task.recipe.training.planned_steps() != begun.training.steps

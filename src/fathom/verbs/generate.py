@@ -128,6 +128,11 @@ def text_target(schema: Schema) -> tuple[str, Text] | None:
     return next(((name, item) for name, item in schema.targets.items() if isinstance(item, Text)), None)
 
 
+def writes_on(predictor: Predictor) -> bool:
+    """Whether it writes a text from nothing but what stands before."""
+    return text_target(predictor.schema) is not None and not predictor.schema.inputs and predictor.stream is not None
+
+
 class Writer:
     """A predictor that writes.
 
@@ -162,6 +167,11 @@ class Writer:
             raise FathomError(
                 f"{what} writes '{found[0]}' from a source ({sources}), not from a prompt. "
                 f'Its verb is: fathom predict {what} "a text"'
+            )
+        if not writes_on(predictor):
+            raise FathomError(
+                f"{what} fills gaps in '{found[0]}' and cannot write on: it learnt tokens from those on both sides. Its verb "
+                f'is: fathom embed {what} "a text". What it learnt begins another run with: fathom fit DATA --from {what}'
             )
         return Writer(predictor, *found)
 

@@ -4,45 +4,71 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from fathom.analysis import evaluate, language
+from fathom.analysis import decision, early, episodes, evaluate, language, reconstruction, scores
 from fathom.analysis.baseline import baselines
 from fathom.core.contract import Columns, Predictor, Schema, TensorSet
 from fathom.core.prepare import Prepared, file_columns
 from fathom.core.tensors import to_list
-from fathom.verbs.generate import written_sample
+from fathom.verbs import drawing
+from fathom.verbs.generate import writes_on, written_sample
 
 PICTURE = 72  # pixels of a thumbnail's side
 LONGEST = 400  # characters of a list of moments
 
 
-def judge(prepared: Prepared, predictor: Predictor, seed: int) -> dict[str, Any]:
+def judge(
+    prepared: Prepared, predictor: Predictor, seed: int, compare: Sequence[str] = (), actions: int | None = None,
+    count: int = episodes.EPISODES,
+) -> dict[str, Any]:  # fmt: skip
     """The test part of results.json.
 
     Args:
-        prepared: rows and splits.
+        prepared: rows and splits, or an environment.
         predictor: what is deployed.
         seed: of the resampling and of the baselines.
+        compare: columns of known scores (data.compare).
+        actions: that an agent learnt from.
+        count: episodes in which an agent is judged.
     """
+    if prepared.environment is not None:
+        return episodes.results(prepared.environment, predictor, seed, actions, count)
     train, test = prepared.sets["train"], prepared.sets["test"]
     blocks = prepared.blocks[prepared.splits["test"]] if prepared.blocks is not None else None
     if language.writes(prepared.schema):
         texts = {part: raw_rows(prepared, part) for part in ("train", "test")}
         results = judge_text(predictor, prepared.schema, texts, prepared.sets, seed, blocks)
-        return results if prepared.schema.inputs else {**results, "sample": written_sample(predictor, seed)}
+        return {**results, "sample": written_sample(predictor, seed)} if writes_on(predictor) else results
+    if reconstruction.reconstructs(prepared.schema):
+        label = reconstruction.label_of(prepared.schema, prepared.columns, prepared.splits["test"])
+        results = reconstruction.results(predictor, train, test, seed, blocks, label)
+        for mistake in results["mistakes"]:
+            show(mistake, int(prepared.splits["test"][mistake["row"]]), prepared.columns, prepared.schema, test)
+        return results
     outputs = predictor.outputs(test)
     fitted, notes = baselines(prepared.schema, train, test, seed, raw_texts(prepared))
+    asked = prepared.columns.select(compare)
+    known, told = scores.alone(prepared.schema, asked.take(prepared.splits["train"]), train, asked.take(prepared.splits["test"]))
     metric = evaluate.primary(prepared.schema, evaluate.class_shares(train, prepared.schema))
-    results = evaluate.results(outputs, fitted, test, prepared.schema, seed, metric, blocks)
-    results["evaluation_notes"] = results.pop("notes") + notes
+    results = evaluate.results(outputs, fitted | known, test, prepared.schema, seed, metric, blocks, orders=set(known))
+    in_time, remarks = early.early(predictor, prepared.sets, seed, results["primary"], fitted, blocks)
+    results |= {"early": in_time} if in_time else {}
+    decided = decision.judged(predictor.schema, outputs, test, seed, blocks)
+    for name, made in decided.items():
+        results["targets"][name]["decision"] = made
+    results["evaluation_notes"] = [*decision.notes(decided), *results.pop("notes"), *notes, *told, *remarks]
     rows = prepared.splits["test"]
-    for mistake in results["mistakes"]:
+    pictures = drawing.of_rows(outputs, test, prepared.schema, [mistake["row"] for mistake in results["mistakes"]])
+    for mistake, picture in zip(results["mistakes"], pictures, strict=True):
         show(mistake, int(rows[mistake["row"]]), prepared.columns, prepared.schema, test)
+        mistake.update({"picture": picture} if picture else {})
+    if boxes := drawing.boxes_of(prepared.schema):
+        results["targets"][boxes[0]]["pictures"] = drawing.samples(outputs, test, prepared.schema)
     return results
 
 

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fathom.analysis import evaluate
+from fathom.analysis import episodes, evaluate
 from fathom.analysis.evaluate import Estimate, pooled, pooled_difference
 from fathom.core.callbacks import better
 from fathom.core.recipe import Recipe, Training
@@ -65,6 +65,8 @@ def aggregate(folder: RunFolder, members: Sequence[RunFolder], training: Trainin
     compared, metric = (estimates(results["baseline"]), estimates(results["difference"])), chosen["primary"]
     results["better"] = evaluate.better(*compared, metric)
     results["verdict"] = evaluate.verdicts(*compared, [metric, *chosen["others"]])
+    if "episodes" in chosen:  # agents are judged by their seeds alone
+        results |= episodes.pooled(tables, training.seed)
     shutil.copytree(members[best].file("model"), folder.file("model"), dirs_exist_ok=True)
     for name in ("metrics.jsonl", "schema.json"):
         shutil.copyfile(members[best].file(name), folder.file(name))

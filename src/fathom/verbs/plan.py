@@ -9,7 +9,7 @@ from torch import nn
 
 from fathom.analysis import plan as planning
 from fathom.core.device import Device, check_threads
-from fathom.core.recipe import Recipe
+from fathom.core.recipe import Recipe, options_of
 from fathom.verbs.assemble import build, by_trial, open_task, two_rows
 from fathom.verbs.fit import describe, refuse_more, request
 
@@ -40,17 +40,17 @@ def plan(
     count = planning.parameters(assembly.models)
     training = task.recipe.training
     made: Mapping[str, Any] = {
-        "task": planning.task_name(task.schema),
+        "task": planning.task_name(task.schema, training.algorithm),
         "lines": describe(task),
         "network": task.choice.network,
         "reason": task.choice.reason,
         "rivals": task.choice.rivals,
-        "settings": {key: value for key, value in task.recipe.network.items() if key != "name"},
+        "settings": options_of(task.recipe.network),
         "layers": layers,
         "parameters": count,
         "steps": training.steps,
         "threads": measured.threads,
-        "seconds": measured.seconds * training.planned_steps(),
+        "seconds": measured.training(task.recipe),
         "memory": planning.memory(count, layers, training.rows_per_batch(), task.prepared.store.nbytes()),
         "recipe": task.recipe.toml(),
     }

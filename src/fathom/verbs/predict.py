@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from fathom.analysis.language import ROWS, writes
+from fathom.analysis.reconstruction import reconstructs, scores_of, shares
 from fathom.analysis.wording import capital
 from fathom.core.contract import Columns, Schema, TensorSet
 from fathom.core.errors import DataError
@@ -19,7 +20,9 @@ from fathom.core.prepare import encode
 from fathom.core.run import write_atomic
 from fathom.core.tensors import to_list
 from fathom.fields.category import Category
+from fathom.fields.copies import THRESHOLD
 from fathom.sources import read_inputs
+from fathom.verbs import drawing
 from fathom.verbs.result import Run, load
 
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\0")
@@ -34,8 +37,10 @@ def predict(run: Run | str | Path, *inputs: Any) -> list[dict[str, Any]]:
 
     Returns:
         One dict a row: "input" (file or row), and for each target "answer", "confidence", "probabilities"; with
-        several targets these stand under the target's name. An answer that
-        rests on what no training row had says so under "note".
+        several targets these stand under the target's name. Of boxes "answer" is a list of {"label", "confidence",
+        "box"}, x1, y1, x2, y2 in pixels of the upright picture, whose "size" (width, height) stands beside. An answer that
+        rests on what no training row had says so under "note". Of what reconstructs its inputs "answer" is "anomaly" or
+        "normal", with "score", "threshold", and of tables the share of each of the "columns" in the score.
 
     Raises:
         DataError: an input cannot be read, lacks a column, or holds no rows.
@@ -45,39 +50,97 @@ def predict(run: Run | str | Path, *inputs: Any) -> list[dict[str, Any]]:
         raise DataError("predict needs something to answer: a file, a folder or rows.")
     _require_inputs(run)
     schema = replace(run.schema, targets={}, special={})
-    columns, names = read_inputs(list(inputs), schema)
-    if columns.rows == 0:
-        raise DataError(f"{', '.join(map(_short, inputs))} holds no rows, so there is nothing to answer.")
-    rows, faults = encode(schema, columns)
-    if faults:
-        row = min(faults)
-        raise DataError(
-            f"{names[row]} cannot be answered: {faults[row]}."
-            + (f" {len(faults) - 1} more." if len(faults) > 1 else "")
-        )
+    columns, names = read_some(inputs, schema)
+    rows = encode_all(schema, columns, names, "answered")
+    if reconstructs(run.schema):
+        return noted(strange_or_not(run, names, rows), schema, columns, rows)
     outputs = run.predictor.outputs(rows, ROWS if writes(run.schema) else 512)
     decoded = {name: target.decode(outputs[name]) for name, target in run.schema.targets.items()}
+    if boxes := drawing.boxes_of(run.schema):
+        picture = columns[next(iter(schema.inputs.values())).columns[0]]
+        decoded = {boxes[0]: drawing.in_pixels(decoded[boxes[0]], boxes[1], picture)}
     if len(decoded) == 1:
         (answers,) = decoded.values()
         made = [{"input": name, **answer} for name, answer in zip(names, answers, strict=True)]
     else:
         made = [{"input": name, **{key: rows[i] for key, rows in decoded.items()}} for i, name in enumerate(names)]
+    return noted(made, schema, columns, rows)
+
+
+def noted(made: list[dict[str, Any]], schema: Schema, columns: Columns, rows: TensorSet) -> list[dict[str, Any]]:
+    """The answers, with a note where a row holds what no training row had; arguments as for `strange`."""
     for row, note in strange(schema, columns, rows).items():
         made[row]["note"] = note
     return made
 
 
+def strange_or_not(run: Run, names: Sequence[str], rows: TensorSet) -> list[dict[str, Any]]:
+    """Whether each row is an anomaly to what reconstructs: its score, the threshold, and the columns that contribute.
+
+    Args:
+        run: of a network that reconstructs its inputs.
+        names: of the rows.
+        rows: encoded.
+    """
+    predictor = run.predictor
+    threshold = next(iter(run.schema.targets.values())).state[THRESHOLD]
+    scores, parts = scores_of(predictor, rows).tolist(), shares(predictor, rows)
+    made = []
+    for name, score, part in zip(names, scores, parts, strict=True):
+        answer = "anomaly" if score > threshold else "normal"
+        line: dict[str, Any] = {"input": name, "answer": answer, "score": round(score, 6), "threshold": round(threshold, 6)}
+        if len(part) > 1:
+            line["mostly"] = ", ".join(f"{column} {share:.0%}" for column, share in list(part.items())[:CONTRIBUTE])
+            line["columns"] = part
+        made.append(line)
+    return made
+
+
+def read_some(inputs: Sequence[Any], schema: Schema) -> tuple[Columns, list[str]]:
+    """Raw inputs as columns, one row at least, and a name for each row.
+
+    Raises:
+        DataError: an input cannot be read, lacks a column, or holds no rows.
+    """
+    columns, names = read_inputs(list(inputs), schema)
+    if columns.rows == 0:
+        raise DataError(f"{', '.join(map(_short, inputs))} holds no rows, so there is nothing to answer.")
+    return columns, names
+
+
+def encode_all(schema: Schema, columns: Columns, names: Sequence[str], done: str) -> TensorSet:
+    """Every row, encoded.
+
+    Args:
+        schema: fitted.
+        columns: raw rows.
+        names: of the rows, for errors.
+        done: what cannot be done with a row that cannot be read ("answered").
+
+    Raises:
+        DataError: some cannot be read; names the first.
+    """
+    rows, faults = encode(schema, columns)
+    if faults:
+        row = min(faults)
+        more = f" {len(faults) - 1} more." if len(faults) > 1 else ""
+        raise DataError(f"{names[row]} cannot be {done}: {faults[row]}.{more}")
+    return rows
+
+
 def _require_inputs(run: Run) -> None:
     """Refuse a language model, which reads nothing but what it writes."""
     if writes(run.schema) and not run.schema.inputs:
+        on = run.predictor.stream is not None
+        verb = f'generate {run.path} --prompt "TEXT"' if on else f'embed {run.path} "TEXT"'
         raise DataError(
-            f"{run.path} is a language model: it answers no rows, it writes on. "
-            f'Its verb is: fathom generate {run.path} --prompt "TEXT"'
+            f"{run.path} is a {'' if on else 'masked '}language model: it answers no rows, it "
+            f"{'writes on' if on else 'makes vectors of texts'}. Its verb is: fathom {verb}"
         )
 
 
 def strange(schema: Schema, columns: Columns, rows: TensorSet) -> dict[int, str]:
-    """Rows with a value that no training row had, and a sentence for each.
+    """Rows with a value that no training row had, or that were read in part, and a sentence for each.
 
     Args:
         schema: fitted inputs.
@@ -86,6 +149,8 @@ def strange(schema: Schema, columns: Columns, rows: TensorSet) -> dict[int, str]
     """
     told: dict[int, list[str]] = {}
     for name, item in schema.inputs.items():
+        for row, remark in item.remarks.items():
+            told.setdefault(row, []).append(remark)
         if isinstance(item, Category):
             for row, place in (rows.column(name) == 0).nonzero().tolist():
                 key = item.columns[place]
@@ -123,8 +188,28 @@ def _short(value: Any) -> str:
     return str(value) if isinstance(value, str | Path) else f"The {type(value).__name__}"
 
 
+CONTRIBUTE = 3  # columns that are named beside an anomaly's score
 COLORED = 16  # levels of 256 between the channels; less is what JPEG makes of gray
 ENDINGS = (".csv", ".parquet", ".json")
+
+
+def check_place(run: Run, path: Path, inputs: Sequence[Any] = ()) -> None:
+    """Refuse a place for the answers of a run before anything is computed; boxes may be drawn into pictures.
+
+    Raises:
+        DataError: another ending, a folder where nothing is drawn, or one of the inputs.
+    """
+    if not drawing.boxes_of(run.schema):
+        check_output(path, inputs)
+    elif drawing.is_picture(path):
+        refuse_input(path, inputs)
+    elif path.suffix.lower() in ENDINGS:
+        check_output(path, inputs)
+    else:
+        raise DataError(
+            f"Boxes cannot be written as '{path.suffix}'; use .jpg or .png for one picture, a folder for several, or .csv, "
+            ".parquet or .json."
+        )
 
 
 def check_output(path: Path, inputs: Sequence[Any] = ()) -> None:
@@ -137,19 +222,39 @@ def check_output(path: Path, inputs: Sequence[Any] = ()) -> None:
         raise DataError(f"Answers cannot be written as '{path.suffix or path}'; use .csv, .parquet or .json.")
     if path.is_dir():
         raise DataError(f"{path} is a folder; name a file for the answers, as in {path / 'answers.csv'}.")
+    refuse_input(path, inputs)
+
+
+def refuse_input(path: Path, inputs: Sequence[Any]) -> None:
+    """Refuse to write over an input.
+
+    Raises:
+        DataError: the file to be written is one of the inputs.
+    """
     for item in inputs:
-        if isinstance(item, str | Path) and path.exists() and Path(item).exists() and path.samefile(item):
+        if isinstance(item, str | Path) and path.exists() and _exists(item) and path.samefile(item):
             raise DataError(f"{path} is one of the inputs and would be overwritten; name another file with -o.")
 
 
+def _exists(item: str | Path) -> bool:
+    """Whether it is a file; a text that is longer than a path may be is none."""
+    try:
+        return Path(item).exists()
+    except OSError:
+        return False
+
+
 def write_answers(answers: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write answers as .csv, .parquet or .json.
+    """Write answers as .csv, .parquet or .json; boxes also as pictures, a .jpg, a .png, or a folder of them.
 
     Raises:
         DataError: another ending.
     """
+    if drawing.is_drawn(answers, path):
+        drawing.draw(answers, path)
+        return
     check_output(path)
-    flat = [flatten(answer) for answer in answers]
+    flat = drawing.lines(answers) if drawing.are_boxes(answers) else [flatten(answer) for answer in answers]
     ending = path.suffix.lower()
     if ending == ".parquet":
         import pyarrow as pa

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -35,6 +36,10 @@ class Run:
     def path(self) -> Path:
         """The run folder."""
         return self.folder.path
+
+    def __fspath__(self) -> str:
+        """So that a run stands where its path may: `fathom.fit(data, from_=run)`."""
+        return str(self.path)
 
     @cached_property
     def results(self) -> dict[str, Any]:
@@ -105,11 +110,23 @@ class Run:
 
         return predict(self, *inputs)
 
+    def embed(self, *inputs: Any) -> np.ndarray:
+        """One vector (N, D) an input row, near to those of rows that are alike: `run.embed("a text", "another")`."""
+        from fathom.verbs.embed import embed
+
+        return embed(self, *inputs)
+
     def generate(self, prompt: str = "", **options: Any) -> list[str]:
         """Texts that a language model writes: `run.generate("To be", length=100, temperature=0.8)`."""
         from fathom.verbs.generate import generate
 
         return generate(self, prompt, **options)
+
+    def samples(self, n: int | None = None, **options: Any) -> Any:
+        """Rows made from nothing: `run.samples(64).pictures` (n, C, H, W), `run.samples(10, walk=True)`, `of_class="7"`."""
+        from fathom.verbs.samples import samples
+
+        return samples(self, n, **options)
 
     def chat(self, turns: str | Sequence[str], **options: Any) -> str:
         """The next turn of a dialogue: `run.chat("Hello !")`, `run.chat(["Hello !", "Hi .", "How are you ?"])`."""
@@ -117,11 +134,17 @@ class Run:
 
         return chat(self, turns, **options)
 
-    def evaluate(self, data: Any = None) -> dict[str, Any]:
-        """Metrics with intervals on other data, or on the test split again."""
+    def evaluate(self, data: Any = None, episodes: int | None = None) -> dict[str, Any]:
+        """Metrics with intervals on other data, or on the test split again; of an agent on fresh episodes."""
         from fathom.verbs.evaluate import evaluate
 
-        return evaluate(self, data)
+        return evaluate(self, data, episodes)
+
+    def play(self, output: str | Path, **options: Any) -> dict[str, Any]:
+        """Watch an agent: `run.play("agent.gif", episodes=2)`."""
+        from fathom.verbs.play import play
+
+        return play(self, output, **options)
 
     def report(self) -> Path:
         """Write report.html again and say where it is."""

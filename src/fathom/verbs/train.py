@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from fathom.analysis import plan
+from fathom.analysis import decision, memory, plan
 from fathom.analysis.report import write_report
 from fathom.core import callbacks
 from fathom.core import device as devices
-from fathom.core.contract import Clock, Stage
+from fathom.core.contract import Clock, Predictor, Stage
 from fathom.core.device import Device
 from fathom.core.diagnose import non_finite
 from fathom.core.loop import train
@@ -46,13 +46,15 @@ def train_one(
     """
     training = task.recipe.training
     with devices.threads(training.threads):
-        assembly = build(task, device)
-        watchers, stack = _watchers(folder, task, assembly, session, run)
         state, notes = folder.checkpoints.load()
         for note in notes:
             session.tell(f"Note      {note}")
+        assembly = build(task, device, fresh=state is None)
+        watchers, stack = _watchers(folder, task, assembly, session, run)
         if state is not None:
             load_state(state, assembly.algorithm, assembly.clock, _named(watchers))
+            for note in assembly.algorithm.notes:
+                session.tell(f"Note      {note}")
         with stack:
             stages = assembly.algorithm.stages(resident(task.prepared.sets, device))
             if _was_stopped(watchers, assembly.clock, stages):
@@ -122,9 +124,8 @@ def _watchers(
     watchers["tensorboard"] = callbacks.TensorBoard(history, folder.file("tensorboard"))
     if session.progress is not None:
         shown = next((target.headline for target in task.schema.targets.values()), "") or training.monitor
-        watchers["progress"] = callbacks.Progress(
-            history, shown, math.ceil(training.planned_steps() / every), session.progress
-        )
+        names = [stage.name for stage in task.recipe.stage]
+        watchers["progress"] = callbacks.Progress(history, shown, session.progress, names)
     checkpoint = callbacks.Checkpoint(
         folder.checkpoints,
         lambda: state_of(algorithm, assembly.clock, _named(watchers)),
@@ -169,21 +170,32 @@ def _finish(
     for model in assembly.models.values():
         model.eval()
     start = time.perf_counter()
-    results = judge(task.prepared, assembly.algorithm.predictor(), task.recipe.training.seed)
+    seed, compare = task.recipe.training.seed, task.recipe.data.compare or ()
+    assembly.algorithm.settle(task.prepared.sets)
+    predictor = assembly.algorithm.predictor()
+    _decide(task, predictor)
+    told = assembly.algorithm.told()
+    results = judge(task.prepared, predictor, seed, compare, told.get("environment_steps"))
+    for remedy in decision.remedies(task.recipe).values():
+        test = task.prepared.sets["test"]
+        results["evaluation_notes"] += decision.shift(task.schema, predictor.outputs(test), test, remedy)
+    looks_back = memory.gradient_curve(predictor, task.prepared.sets["test"])
     evaluated = time.perf_counter() - start
     results = {
-        "task": plan.task_name(task.schema),
+        "task": plan.task_name(task.schema, task.recipe.training.algorithm),
         "location": str(task.recipe.data.location or "data in memory"),
         "seed": task.recipe.training.seed,
         "splits": {name: len(index) for name, index in task.prepared.splits.items()},
         **results,
+        **({"memory": looks_back} if looks_back else {}),
+        **told,
         "seconds": {"prepare": prepared_seconds, "train": assembly.clock.seconds, "evaluate": evaluated},
         "parameters": plan.parameters(assembly.models),
         "network": {
             "name": task.choice.network, "reason": task.choice.reason, "paper": task.choice.paper, "rivals": task.choice.rivals,
             "layers": plan.layer_table(next(iter(assembly.models.values())), two_rows(task.prepared)),
         },
-        "notes": task.prepared.notes,
+        "notes": [*task.prepared.notes, *assembly.algorithm.notes],
         "kept": kept.what,
         "kept_epoch": kept.epoch,
         "monitored": {"metric": task.recipe.training.monitor, "value": kept.value if math.isfinite(kept.value) else None},
@@ -201,6 +213,13 @@ def _finish(
         log.write(f"Kept      {kept.what}\nResult    {results['verdict']}\n")
 
 
+def _decide(task: Task, predictor: Predictor) -> None:
+    """Choose the thresholds that targets ask for, on the validation rows; they ship with the schema."""
+    if any(decision.rule(item) for item in task.schema.targets.values()):
+        rows = task.prepared.sets["validation"]
+        decision.settle(task.schema, predictor.outputs(rows), rows)
+
+
 def resume_command(run: RunFolder, task: Task) -> str:
     """What the user types to go on."""
     if task.recipe.data.location is None or task.module is not None:
@@ -213,8 +232,17 @@ def next_commands(folder: RunFolder, task: Task) -> list[str]:
     """What a user is likely to type next."""
     path, kinds = folder.path, {item.kind for item in task.schema.inputs.values()}
     written = text_target(task.schema)
+    if task.recipe.training.algorithm == "masked":
+        return [f'fathom embed {path} "a text" "another text"', f"fathom fit DATA --from {path}", f"fathom report {path}"]
     if written is not None and not kinds:
         talk = f"fathom chat {path}" if written[1].dialogue else f'fathom generate {path} --prompt "The "'
         return [talk, f"fathom report {path}"]
+    if plan.acts(task.schema):
+        return [f"fathom play {path} -o agent.gif", f"fathom evaluate {path} --episodes 1000", f"fathom report {path}"]
+    if task.recipe.training.algorithm == "reconstruction":
+        new = "picture.png" if "image" in kinds else "new.csv"
+        makes = [f"fathom generate {path} -n 64"] if task.recipe.network.get("name") == "vae" else []
+        return [*makes, f"fathom predict {path} {new}", f"fathom embed {path} {new}", f"fathom report {path}"]
     given = "picture.png" if "image" in kinds else '"a text"' if kinds == {"text"} else "new.csv"
+    given += " -o found.png" if any(item.kind == "boxes" for item in task.schema.targets.values()) else ""
     return [f"fathom predict {path} {given}", f"fathom report {path}"]
