@@ -86,9 +86,10 @@ def _seconds(value: float | None) -> str:
 
 def report(work: str, pairs: list[dict]) -> None:
     """Ratios of one work."""
-    speed = [p["fathom"]["actions"] / p["fathom"]["seconds"] * p[RIVAL]["seconds"] / p[RIVAL]["actions"] for p in pairs]
-    value, low, high = interval(speed)
-    print(f"{work}: {value:.2f} times the actions a second ({low:.2f} to {high:.2f}, {len(pairs)} pairs)")
+    for clock, what in (("seconds", "a second"), ("cpu", "a second of the processor")):
+        speed = [p["fathom"]["actions"] / p["fathom"][clock] * p[RIVAL][clock] / p[RIVAL]["actions"] for p in pairs]
+        value, low, high = interval(speed)
+        print(f"{work}: {value:.2f} times the actions {what} ({low:.2f} to {high:.2f}, {len(pairs)} pairs)")
     both = [p for p in pairs if p["fathom"]["solved"] and p[RIVAL]["solved"]]
     if both:
         value, low, high = interval([p["fathom"]["solved"] / p[RIVAL]["solved"] for p in both])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fathom.core.errors import FathomError
 from fathom.core.prepare import encode
 from fathom.core.registry import augmentations, fields
 from fathom.fields.augment import transform
+from kit import QUICK, cli
 
 LENGTHS = [16, 1, 9, 0, 40, 24] * 20
 
@@ -67,13 +69,20 @@ def test_seed_and_step_decide() -> None:
 
 
 def test_what_has_no_end_is_refused() -> None:
-    schema, given = rows()
+    schema, _ = rows()
     window = fields["series"].make(["a"], past=3)
-    change: Any = transform({"cut": 0.5}, Schema({"s": window}, schema.targets), 0)
-    with pytest.raises(FathomError, match=r"augment\.cut ends whole series early, and here each row is a window"):
-        change(given, 0, 0)
+    with pytest.raises(FathomError, match=r"augment\.cut works on whole series, and here each row is a window of a longer one"):
+        transform({"cut": 0.5}, Schema({"s": window}, schema.targets), 0)  # before anything is trained or written
     with pytest.raises(FathomError, match=r"augment\.cut works on series, and the inputs are n; leave it out"):
         transform({"cut": 0.5}, Schema({"n": fields["number"].make(["n"])}, schema.targets), 0)
+
+
+def test_what_does_not_fit_is_refused_before_a_run_is_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = cli("fit", "wine", "--network", "mlp", "--steps", "2", "augment.cut=0.5", *QUICK)
+    assert said.code == 2
+    assert "augment.cut works on series, and the inputs are" in said.last
+    assert not list(tmp_path.glob("runs/*")), "no folder of a run that never was"
 
 
 def test_it_is_listed() -> None:

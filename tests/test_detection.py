@@ -634,7 +634,7 @@ def test_boxes_as_tables(run: Path, tmp_path: Path) -> None:
         (["a.png", "-o", "a.png"], "a.png is one of the inputs and would be overwritten"),
         (["a.png", "-o", "."], "a.png is one of the inputs and would be overwritten; name another place"),
         (["a.png", "b.png", "-o", "c.jpg"], "c.jpg is one picture, and 2 were answered; name a folder, as in -o c/"),
-        (["a.png", "-o", "c.gif"], "Boxes cannot be written as '.gif'; use .jpg or .png for one picture"),
+        (["a.png", "-o", "c.gif"], "Boxes cannot be drawn into '.gif'; use .jpg or .png for one picture"),
         (["a.png", "folder/a.png", "-o", "out/"], "Two inputs are called a.png"),
         (["spoilt.png"], "spoilt.png cannot be answered"),
     ],

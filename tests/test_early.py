@@ -25,6 +25,7 @@ from fathom.core.contract import Batch, Columns, Model, Predictor, Schema
 from fathom.core.prepare import encode
 from fathom.core.registry import algorithms, fields, networks
 from fathom.core.tensors import TensorSet
+from fathom.verbs.evaluate import NO_BASELINE, NO_TIME
 from fathom.verbs.result import load
 from kit import QUICK, cli
 
@@ -229,7 +230,7 @@ def test_alarms_are_counted_like_scikit_learn_counts() -> None:
     event, alarm = (torch.rand(200, generator=generator) < share for share in (0.2, 0.4))
     weight = torch.randint(1, 4, (200,), generator=generator).double()
     for given_weight in (None, weight):
-        figures = Counts.of(event, given_weight, 0, None).figures(alarm)
+        figures = Counts.of(event, given_weight, 0, None).figures(alarm[None])[0]
         own = None if given_weight is None else given_weight.numpy()
         assert figures["sensitivity"].value == pytest.approx(sk.recall_score(event, alarm, sample_weight=own))
         assert figures["precision"].value == pytest.approx(sk.precision_score(event, alarm, sample_weight=own))
@@ -241,18 +242,33 @@ def test_alarms_are_counted_like_scikit_learn_counts() -> None:
 
 def test_alarms_that_find_nothing() -> None:
     count = Counts.of(torch.tensor([True, False, False]), None, 0, None)
-    silent = count.figures(torch.zeros(3).bool())
+    silent, one = count.figures(torch.tensor([[False, False, False], [False, True, False]]))
     assert set(silent) == {"sensitivity", "alarmed"}, "what is not defined is left out"
     assert (silent["sensitivity"].value, silent["alarmed"].high > 0) == (0.0, True)
-    assert "alarms_per_event" not in count.figures(torch.tensor([False, True, False]))
+    assert "alarms_per_event" not in one
 
 
 def test_blocks_widen_the_intervals_of_alarms() -> None:
     event, blocks = torch.arange(200) % 20 < 4, np.arange(200) // 20
     alarm = torch.arange(200) < 100
-    wide, narrow = (Counts.of(event, None, 0, part).figures(alarm)["alarmed"] for part in (blocks, None))
+    wide, narrow = (Counts.of(event, None, 0, part).figures(alarm[None])[0]["alarmed"] for part in (blocks, None))
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
-    assert Counts.of(event, None, 0, np.zeros(200)).figures(alarm)["alarmed"] == narrow, "one block is none"
+    assert Counts.of(event, None, 0, np.zeros(200)).figures(alarm[None])[0]["alarmed"] == narrow, "one block is none"
+
+
+def test_alarms_that_find_all_are_as_sure_as_their_rows_allow() -> None:
+    """Where every resample agrees the interval is that of Wilson, of rows or blocks, whatever the unit of the weights."""
+    event, weight = torch.arange(60) % 3 == 0, torch.arange(60) % 2 + 1.0
+    blocks = np.arange(60) // 6
+
+    def sensitivity(weight: torch.Tensor | None, blocks: np.ndarray | None = None) -> Any:
+        return Counts.of(event, weight, 0, blocks).figures(event[None])[0]["sensitivity"]
+
+    assert sensitivity(None).low == pytest.approx(evaluate.wilson(1.0, 20)[0])
+    assert sensitivity(None, blocks).low == pytest.approx(evaluate.wilson(1.0, 10)[0])
+    one, thousandth = sensitivity(weight.double()), sensitivity(weight.double() / 1000)
+    assert one.low == pytest.approx(thousandth.low)
+    assert one.low < sensitivity(None).low < one.value == 1.0
 
 
 def test_alarms_keep_their_threshold_and_may_stay_raised() -> None:
@@ -352,6 +368,9 @@ def test_fit_and_evaluate_tell_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     other = load("runs/a").evaluate(data)
     assert len(other["early"]["stretches"]) == 4
     assert "score alone" in other["baseline"]
+    gone = load("runs/a").evaluate(data.rename(tmp_path / "elsewhere"))
+    assert "early" not in gone
+    assert {NO_BASELINE, NO_TIME} <= set(gone["evaluation_notes"])
 
 
 def test_hours_are_known_from_dates() -> None:

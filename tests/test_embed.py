@@ -14,11 +14,12 @@ import torch
 from torch.nn import functional as F
 
 import fathom
+from fathom.console import print_embedding
 from fathom.core.contract import Columns, Model, Predictor, Schema, TensorSet
 from fathom.core.errors import DataError, FathomError
 from fathom.core.prepare import encode
 from fathom.core.registry import algorithms, fields, networks
-from fathom.verbs.embed import Embedding, nearest, write_codes
+from fathom.verbs.embed import COMPARED, Embedding, nearest, write_codes
 from kit import QUICK, cli, table
 from sequences import TEXTS, task
 
@@ -178,6 +179,14 @@ def test_the_command_line_shows_the_nearest(work: Path) -> None:
     assert lines[4].split()[1:] == ["we", "eat", "bread", "we", "eat", "cake"]
     alone = cli("embed", "gaps", "we eat bread")
     assert alone.out == "1 vector of 16 numbers\n"
+
+
+def test_pairs_of_very_many_are_not_searched_and_it_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    print_embedding({"names": [], "shape": (COMPARED + 1, 4), "nearest": nearest(np.ones((COMPARED + 1, 4)))})
+    assert capsys.readouterr().out.splitlines() == [
+        "2,001 vectors of 4 numbers",
+        "Among so many the nearest pairs are not searched.",
+    ]
 
 
 def test_json_and_files(work: Path) -> None:

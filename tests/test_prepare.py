@@ -97,6 +97,45 @@ def test_what_prepare_measures_is_what_fit_measures(photos: Path) -> None:
         assert alone.state[key] == pytest.approx(item.state[key], rel=1e-6)
 
 
+def test_black_and_white_pictures_are_measured_as_they_are_encoded(photos: Path) -> None:
+    prepared = read(photos, fields={"image": {"binarize": "threshold", "channels": 1}})
+    alone = fields["image"].make(["image"], binarize="threshold", channels=1)
+    alone.fit([prepared.columns.take(prepared.splits["train"])])
+    assert alone.state["std"] == pytest.approx(prepared.schema.inputs["image"].state["std"], rel=1e-6)
+    assert prepared.store.columns["image"].unique().tolist() == [0, 255]
+
+
+def test_of_large_pictures_fewer_training_rows_are_measured(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "MOST_MEASURED", 5 * 3 * 9 * 9 + 1)
+    prepared = read(photos)
+    train = prepared.splits["train"]
+    few = prepared.store.columns["image"][train[[i * len(train) // 5 for i in range(5)]]].float()
+    assert prepared.schema.inputs["image"].state["mean"] == pytest.approx(few.mean((0, 2, 3)).tolist(), rel=1e-5)
+
+
+def test_few_training_rows_of_each_class_are_drawn_and_the_other_parts_stay_whole(photos: Path) -> None:
+    whole, few = read(photos), read(photos, per_class=3)
+    for part in ("validation", "test"):
+        assert np.array_equal(few.splits[part], whole.splits[part])
+    kept = few.splits["train"]
+    assert np.array_equal(kept, np.sort(kept))
+    assert set(kept) < set(whole.splits["train"])
+    labels = few.columns["label"].take(pa.array(kept)).to_pylist()
+    assert sorted(labels) == ["cat"] * 3 + ["dog"] * 3
+    assert np.array_equal(read(photos, per_class=3).splits["train"], kept)
+    assert few.schema.inputs["image"].state["mean"] != whole.schema.inputs["image"].state["mean"], "fitted on what is kept"
+    assert any("6 of " in note and "data.per_class" in note for note in few.notes)
+    many = read(photos, per_class=1000)
+    assert np.array_equal(many.splits["train"], whole.splits["train"])
+    assert any("Some classes have fewer than 1000" in note for note in many.notes)
+
+
+def test_rows_of_each_class_need_classes() -> None:
+    table = {"x": np.arange(40.0), "y": np.arange(40.0) ** 2 / 7}
+    with pytest.raises(DataError, match=r"no target has classes: y \(number\)\. Use data\.limit"):
+        read(table, target=["y"], per_class=3)
+
+
 def test_an_animation_is_read_by_its_first_picture_and_told(photos: Path) -> None:
     """Also when the pictures come from the cache."""
     frames = [Image.new("RGB", (9, 9), color) for color in ("red", "blue")]

@@ -64,6 +64,7 @@ def test_three_faults_are_named_at_once() -> None:
         ({"stage": [{"step": 3}]}, ["no key 'stage[0].step'", "'stage[0].steps'?"]),
         ({"supervised": {"los": "mse"}}, ["no key 'supervised.los'", "'supervised.loss'?"]),
         ({"training": []}, ["training should be a table"]),
+        ({"training": {"tokens": 100, "sampling": "balanced"}}, ["training.tokens", "training.sampling = balanced", "leave one"]),
     ],
 )
 def test_each_fault_says_what_came_and_the_nearest(tree: dict[str, Any], words: list[str]) -> None:

@@ -19,9 +19,8 @@ ALL = sorted((Path(__file__).parent.parent / "recipes").glob("*.toml"))
 RECIPES = [path for path in ALL if not re.search(r'location = "\w+-v\d+"', path.read_text("utf-8"))]  # others act
 SHORT_TEXTS = {"data.text.length": 32, "training.batch": 8, "data.limit": 60, "data.text.vocabulary": 500}
 SMALLER = {
-    **dict.fromkeys(
-        ["detection-bccd", "detection-road", "detection-road-videos"], {"data.image": {"size": 96}, "data.limit": 60}
-    ),
+    **{f"detection-{name}": {"data.image": {"size": 96}, "data.limit": 60} for name in ("bccd", "road", "road-videos")},
+    **{name: {"data.image": {"size": 32}, "data.limit": 60} for name in ("ants-bees", "cats-vs-dogs-pretrained")},
     "brain-mri-cnn": {"data.image": {"size": 32}, "data.limit": 60},
     "brain-mri": {"data.limit": 60},
     "chat": SHORT_TEXTS,

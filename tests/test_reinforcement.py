@@ -13,7 +13,7 @@ import torch
 from arenas import Catch, Chain, Endless, Reach, Wandering
 from fathom.algorithms.acting import Episodes
 from fathom.algorithms.dqn import Replay, annealed, dueling
-from fathom.algorithms.ppo import Categorical, Gaussian, RewardScale, advantages
+from fathom.algorithms.ppo import Categorical, Gaussian, RewardScale, advantages, clipped
 from fathom.core.callbacks import Watcher
 from fathom.core.device import Device
 from fathom.core.diagnose import non_finite
@@ -21,7 +21,7 @@ from fathom.core.environments import LOOK, TRAINING, VALIDATION, Arena, Environm
 from fathom.core.loop import train
 from fathom.core.run import CheckpointStore
 from fathom.core.state import load_state, state_of
-from fathom.fields.action import Action
+from fathom.fields.action import Action, greedy
 from fathom.fields.observation import Normalize, Observation, Running, picture_shape
 from fathom.verbs.assemble import Assembly, build, open_task
 
@@ -56,10 +56,8 @@ def learn(make: Callable[[], Any], **keys: Any) -> Assembly:
 
 
 def greedy_return(assembly: Assembly, episodes: int = 20) -> float:
-    from fathom.algorithms.acting import greedy
-
     algorithm: Any = assembly.algorithm
-    policy = greedy(algorithm.predictor(), torch.device("cpu"))
+    policy = greedy(algorithm.predictor())
     return float(play(algorithm.environment, policy, episodes, 0, VALIDATION)[0].mean())
 
 
@@ -166,14 +164,23 @@ def test_policies_agree_with_torch() -> None:
     torch.manual_seed(0)
     logits, actions = torch.randn(50, 3), torch.randint(3, (50,))
     reference: Any = torch.distributions.Categorical(logits=logits)
-    log_probability, entropy = Categorical().judge(logits, actions)
-    torch.testing.assert_close(log_probability, reference.log_prob(actions))
-    torch.testing.assert_close(entropy, reference.entropy())
+    torch.testing.assert_close(Categorical().log_probability(logits, actions), reference.log_prob(actions))
+    torch.testing.assert_close(Categorical().entropy(logits), reference.entropy().mean())
     policy, means, numbers = Gaussian(2, -0.5), torch.randn(50, 2), torch.randn(50, 2)
     reference = torch.distributions.Normal(means, policy.log_deviation.exp().expand(50, 2))
-    log_probability, entropy = policy.judge(means, numbers)
-    torch.testing.assert_close(log_probability, reference.log_prob(numbers).sum(1))
-    torch.testing.assert_close(entropy, reference.entropy().sum(1))
+    torch.testing.assert_close(policy.log_probability(means, numbers), reference.log_prob(numbers).sum(1))
+    torch.testing.assert_close(policy.entropy(means), reference.entropy().sum(1).mean())
+
+
+def test_the_clipped_loss_is_the_smaller_of_two() -> None:
+    """As the paper writes it: the mean of min(r A, clip(r) A)."""
+    torch.manual_seed(0)
+    change, advantage = torch.randn(200, requires_grad=True), torch.randn(200)
+    ratio = change.exp()
+    paper = -torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean()
+    made = clipped(change, advantage, 0.2)
+    torch.testing.assert_close(made, paper)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, change)[0] for loss in (made, paper)))
 
 
 def test_gumbel_noise_draws_by_probability() -> None:
@@ -358,8 +365,8 @@ def test_numbers_are_learnt_by_ppo() -> None:
 @pytest.mark.parametrize("keys", [
     {**PPO, "training.environment_steps": 3200, "training.learning_rate": 1e-2, "ppo.discount": 0.8,
      "ppo.normalize_observations": False},
-    {**DQN, "training.environment_steps": 1500, "training.learning_rate": 5e-3, "dqn.discount": 0.8},
-    {**DQN, "training.environment_steps": 1500, "training.learning_rate": 5e-3, "dqn.discount": 0.8, "dqn.n_step": 3},
+    {**DQN, "training.environment_steps": 1000, "training.learning_rate": 1e-2, "dqn.discount": 0.8},
+    {**DQN, "training.environment_steps": 1000, "training.learning_rate": 1e-2, "dqn.discount": 0.8, "dqn.n_step": 3},
 ], ids=["ppo", "dqn", "dqn of 3 steps"])  # fmt: skip
 def test_a_cut_is_no_end(keys: dict[str, Any]) -> None:
     """Reward 1 for ever is worth 1 / (1 - 0.8) = 5, though no episode is longer than ten actions."""

@@ -157,8 +157,8 @@ def test_minutes_are_a_budget(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [
-    ("training.environment_steps=3200", *SHORT),
-    ("--algorithm", "dqn", "training.environment_steps=1600", "dqn.starts=200", "dqn.train_every=16", "dqn.updates=4",
+    ("training.environment_steps=1600", *SHORT),
+    ("--algorithm", "dqn", "training.environment_steps=400", "dqn.starts=200", "dqn.train_every=16", "dqn.updates=4",
      "network.hidden=[8]", *QUICK),
 ], ids=["ppo", "dqn"])  # fmt: skip
 def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, words: tuple[str, ...]) -> None:
@@ -247,7 +247,7 @@ def test_the_linear_policy_finds_what_is_linear() -> None:
     task = open_task(Reach, {})
     action: Any = task.schema.targets["action"]
     assert task.prepared.environment is not None
-    policy = linear_policy(task.prepared.environment, action, seed=0, budget=12_000, noise=0.1, rate=0.1)
+    policy = linear_policy(task.prepared.environment, action, seed=0, budget=6_000, noise=0.1, rate=0.1)
     returns, _ = play(task.prepared.environment, policy, 20, 0, TEST)
     assert returns.mean() > -1.0  # doing nothing is worth -6.7
 

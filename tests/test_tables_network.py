@@ -31,7 +31,7 @@ def numbers(values: np.ndarray) -> Any:
     """A fitted number field of the columns of `values`."""
     names = [f"x{i}" for i in range(values.shape[1])]
     item = fields["number"].make(names)
-    item.fit([Columns({name: column for name, column in zip(names, values.T, strict=True)})])
+    item.fit([Columns(dict(zip(names, values.T, strict=True)))])
     return item
 
 
@@ -193,7 +193,7 @@ def test_several_targets_and_no_target_it_cannot_average() -> None:
 def test_a_distribution_from_before_is_asked_for() -> None:
     whole = schema(np.random.default_rng(0).normal(size=(30, 2)), np.arange(30.0))
     del whole.inputs["numbers"].state["points"]
-    with pytest.raises(FathomError, match="fitted by an earlier Fathom.*Leave --from out.*network.name=mlp"):
+    with pytest.raises(FathomError, match=r"fitted by an earlier Fathom.*Leave --from out.*network\.name=mlp"):
         networks["table"].build(whole, "model")
 
 
@@ -206,7 +206,9 @@ def test_it_is_chosen_and_learns_what_no_line_tells(tmp_path: Path) -> None:
     x = random.uniform(-2, 2, (900, 3))
     y = (x[:, 0] > 0.5) * 2.0 + (x[:, 1] % 1.0) + 0.5 * x[:, 0] * x[:, 2]
     frame = {"a": x[:, 0], "b": x[:, 1], "c": x[:, 2], "y": y}
-    run = fathom.fit(frame, target=["y"], **STATED, **{"training.epochs": 25, "network.width": 64, "training.batch": 32})
+    run = fathom.fit(
+        frame, target=["y"], **STATED, **{"training.epochs": 25, "network.width": 64, "training.batch": 32}
+    )
     assert run.results["network"]["name"] == "table"
     assert run.metrics["test"]["r2"] > 0.85
     rows = pa.table({name: values[:5] for name, values in frame.items() if name != "y"})
@@ -219,7 +221,9 @@ def test_a_convolution_over_the_row_has_the_listings_parameters() -> None:
     whole = schema(np.random.default_rng(0).normal(size=(30, 30)), np.arange(30) % 2, "category")
     module = networks["row_cnn"].build(whole, "model")
     assert sum(p.numel() for p in module.parameters()) == 64 * 3 + 64 + 28 * 64 * 128 + 128 + 128 * 2 + 2
-    with pytest.raises(FathomError, match="network.kernel = 31 is wider than a row, which has 30 numbers. Use 30 or less"):
+    with pytest.raises(
+        FathomError, match=r"network\.kernel = 31 is wider than a row, which has 30 numbers\. Use 30 or less"
+    ):
         networks["row_cnn"].build(whole, "model", kernel=31)
 
 
@@ -246,11 +250,17 @@ A, B, X = RANDOM.integers(1, 50, ROWS), RANDOM.integers(1, 90, ROWS), RANDOM.nor
         ({"a": A, "b": B, "x": X, "y": A - B}, "'a' - 'b' is 'y' in every row"),
         ({"a": A, "x": X, "y": X}, "x alone decides 'y' in every row"),
         ({"a": [""] * ROWS, "x": X, "y": X * 2 + A}, "Left out, for they hold no value: a."),
-        ({"a": [7] * ROWS, "x": X, "y": X * 2 + A}, "Left out, for every value is the same: a (data.types.a=number uses it)."),
+        (
+            {"a": [7] * ROWS, "x": X, "y": X * 2 + A},
+            "Left out, for every value is the same: a (data.types.a=number uses it).",
+        ),
+        ({"a": [f"{v:.1f}" for v in X], "x": X, "y": X * 2 + A}, "numeric: a, x"),
+        ({"a": [f'"{v}"'.replace(".", ",") for v in X], "x": X, "y": X * 2 + A}, "numbers with a decimal comma"),
+        ({"a": [f"{v:03d}" for v in A], "x": X, "y": X * 2 + A}, "which may be codes: a (data.types.a=number uses it)"),
         ({"a": range(ROWS), "x": X, "y": X * 2 + A}, "(data.types.a=category uses it)"),
         ({"a": [f"user{i}" for i in range(ROWS)], "x": X, "y": X + A}, "(data.types.a=category uses it)"),
     ],
-    ids=["sum", "difference", "copy", "empty", "constant", "identifier", "names"],
+    ids=["sum", "difference", "copy", "empty", "constant", "text", "comma", "padded", "identifier", "names"],
 )
 def test_what_spoils_a_table_is_named_with_its_remedy(columns: dict[str, Any], words: str, tmp_path: Path) -> None:
     said = planned(tmp_path / "t.csv", columns, "--target", "y")
@@ -263,6 +273,14 @@ def test_a_sum_that_holds_in_most_rows_only_is_none(tmp_path: Path) -> None:
     total[-1] += 1
     said = planned(tmp_path / "t.csv", {"a": A, "b": B, "x": X, "y": total}, "--target", "y")
     assert "in every row" not in said.out
+
+
+def test_rare_categories_beyond_the_limit_are_counted_and_unknown_ones_say_nothing() -> None:
+    item = fields["category"].make(["c"], limit=40, one_hot=8)
+    item.fit([Columns({"c": pa.chunked_array([[f"w{i}" for i in range(100)]])})])
+    assert "60 rarer ones are read as unknown (data.category.limit = 40)" in item.describe()
+    codes = item.encode(Columns({"c": pa.chunked_array([["never seen", None]])}))
+    assert not item.layer()(codes).any()
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:

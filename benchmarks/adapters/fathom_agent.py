@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 from agents import ENVIRONMENT, Watch, arguments, write
 
@@ -49,7 +47,7 @@ def main() -> None:
     history = History(every, None, lambda: 0.0)
     watch.start()
     train(algorithm, algorithm.stages(task.prepared.sets), [history], clock, device, non_finite)
-    write(options.json, watch, clock.environment_steps, time.perf_counter() - watch.begin)
+    write(options.json, watch, clock.environment_steps)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 from agents import ENVIRONMENT, Watch, arguments, write
 from stable_baselines3 import DQN, PPO
@@ -47,7 +45,7 @@ def main() -> None:
         )  # fmt: skip
     watch = Watch()
     agent.learn(options.actions, Episodes(watch))
-    write(options.json, watch, agent.num_timesteps, time.perf_counter() - watch.begin)
+    write(options.json, watch, agent.num_timesteps)
 
 
 if __name__ == "__main__":

@@ -240,13 +240,11 @@ def predict(
     from fathom.verbs.drawing import is_drawn
     from fathom.verbs.predict import check_place, write_answers
     from fathom.verbs.predict import predict as answer
-    from fathom.verbs.result import load
 
-    loaded = load(run)
     if output:
-        check_place(loaded, Path(output), inputs)
+        check_place(run, Path(output), inputs)
     with ExitStack() as stack:
-        answers = answer(loaded, *[stack.enter_context(piped()) if word == "-" else word for word in inputs])
+        answers = answer(run, *[stack.enter_context(piped()) if word == "-" else word for word in inputs])
     noted = [line for line in answers if "note" in line]
     for line in noted[:NOTES]:
         say(f"Note      {line['input']}: {line['note']}")

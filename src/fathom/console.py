@@ -185,13 +185,17 @@ def duration(seconds: float) -> str:
     )
 
 
-def print_answers(answers: Sequence[Mapping[str, Any]]) -> None:
+HIDDEN = {"probabilities", "columns"}  # of an answer: more than a line holds; --json shows them
+
+
+def print_answers(answers: Sequence[dict[str, Any]]) -> None:
     """One row an input."""
-    from fathom.verbs.drawing import are_boxes, shown as shown_boxes
+    from fathom.verbs import drawing
     from fathom.verbs.predict import flatten
 
-    flat = shown_boxes(answers) if are_boxes(answers) else [flatten(dict(answer)) for answer in answers]
-    names = [name for name in dict.fromkeys(k for row in flat for k in row) if not {"probabilities", "columns"} & set(name.split(".")[:-1])]
+    flat = drawing.shown(answers) if drawing.are_boxes(answers) else [flatten(dict(answer)) for answer in answers]
+    every = dict.fromkeys(name for row in flat for name in row)
+    names = [name for name in every if not HIDDEN & set(name.split(".")[:-1])]
     shown = table(*names)
     for row in flat:
         shown.add_row(*[_cell(row.get(name, "")) for name in names])
@@ -209,6 +213,8 @@ def print_embedding(made: Mapping[str, Any]) -> None:
     out = console()
     out.print(f"{rows:,} vector{'s' * (rows != 1)} of {width:,} numbers")
     if not made["nearest"]:
+        if rows > 1:
+            out.print("Among so many the nearest pairs are not searched.", style="dim")
         return
     shown = table("cosine", "between", "and")
     for column in shown.columns:

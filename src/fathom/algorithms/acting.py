@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fathom.core.contract import Algorithm, Batch, Model, Predictor, Schema, TensorSet, hyperparameter
 from fathom.core.environments import VALIDATION, Arena, Environment, play
 from fathom.core.recipe import OWN, Training
-from fathom.fields.action import Action
+from fathom.fields.action import greedy
 from fathom.fields.observation import Normalize, Running
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -115,7 +115,7 @@ class Acting(Algorithm):
         training, clock = self.context.recipe.training, self.context.clock
         if training.keep != "best" and not training.early_stopping and clock.step < clock.steps:
             return {}
-        policy = greedy(self.predictor(), self.context.device)
+        policy = greedy(self.predictor())
         returns, _ = play(self.environment, policy, VALIDATED, training.seed, VALIDATION)
         return {"return": float(returns.mean())}
 
@@ -143,19 +143,6 @@ def deployed(schema: Schema, model: Model, log: bool) -> Predictor:
         return {"action": output.log_softmax(1) if log else output}
 
     return Predictor(schema, {"preprocess": model.preprocess, "network": model.module}, forward)
-
-
-def greedy(predictor: Predictor, device: torch.device) -> Any:
-    """(n, ...) observations -> what the environment gets, without exploration."""
-    action = predictor.schema.targets["action"]
-    assert isinstance(action, Action)
-
-    @torch.inference_mode()
-    def choose(observation: np.ndarray) -> Any:
-        output = predictor.forward({"observation": torch.from_numpy(observation).to(device)})["action"]
-        return action.perform(action.greedy(output.cpu()))
-
-    return choose
 
 
 class Normalization:

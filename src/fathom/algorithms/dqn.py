@@ -190,24 +190,27 @@ class DQN(Acting):
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Huber's loss of the temporal difference."""
-        layer = self.q.preprocess[0]
-        after = layer(batch["after"])
+        after = self.layer(batch["after"])
         with torch.no_grad():
             judged = self.values(self.target.module(after))  # (B, A)
-            best = self.values(self.q.module(after)) if self.double else judged
-            worth = judged.gather(1, best.argmax(1, keepdim=True))[:, 0]
+            if self.double:
+                worth = judged.gather(1, self.values(self.q.module(after)).argmax(1, keepdim=True))[:, 0]
+            else:
+                worth = judged.amax(1)
             wanted = batch["reward"] + batch["discount"] * worth
-        output = self.q.module(layer(batch["observation"]))
+        output = self.q.module(self.layer(batch["observation"]))
         known = self.values(output).gather(1, batch["action"][:, None])[:, 0]
-        each = F.smooth_l1_loss(known, wanted, reduction="none")
-        loss = (each * batch["weight"]).mean() if self.prioritized else each.mean()
+        if self.prioritized:
+            loss = (F.smooth_l1_loss(known, wanted, reduction="none") * batch["weight"]).mean()
+        else:
+            loss = F.smooth_l1_loss(known, wanted)
         measured = loss
         for regularizer in self.regularizers:
             loss = loss + regularizer.penalty(self.models, batch, {"action": output})
         self.optimizers["q"].minimize(loss)
         if self.prioritized:
             self.replay.reweigh(batch["place"], (known.detach() - wanted).abs())
-        return self.measured(loss=measured, value=known.mean())
+        return self.measured(loss=measured, value=known.detach().mean())
 
     @classmethod
     def deploy(cls, schema: Schema, models: Mapping[str, Model]) -> Predictor:
@@ -267,6 +270,8 @@ class Replay:
         self.reward = np.zeros((places, copies), np.float32)
         self.terminated = np.zeros((places, copies), bool)
         self.ended = np.zeros((places, copies), bool)
+        sampled = ("observation", "action", "reward", "after", "terminated")
+        self.views = {name: torch.from_numpy(getattr(self, name)).flatten(0, 1) for name in sampled}  # the same memory
         self.priority: np.ndarray | None = None
         self.greatest = 1.0  # priority of what has not been sampled yet
 
@@ -302,6 +307,8 @@ class Replay:
             was over); with priorities also weight, and place (B,) for `reweigh`.
         """
         usable = max(1, self.filled - n_step + 1)  # so that all n steps are there
+        if n_step == 1 and self.priority is None:
+            return self._plain(rows, usable, discount)
         if self.priority is None:
             flat = torch.randint(usable * self.copies, (rows,)).numpy()
             age, n = flat // self.copies, flat % self.copies  # from the oldest on
@@ -321,6 +328,15 @@ class Replay:
             "discount": torch.from_numpy(factor),
             **weighted,
         }
+
+    def _plain(self, rows: int, usable: int, discount: float) -> dict[str, Tensor]:
+        """What nearly every batch is, in few operations: single steps, each as likely as another."""
+        drawn = torch.randint(usable * self.copies, (rows,))
+        if self.filled == self.places:
+            drawn = (drawn + self.head * self.copies) % (self.places * self.copies)
+        made = {name: view.index_select(0, drawn) for name, view in self.views.items()}
+        made["discount"] = (~made.pop("terminated")) * discount
+        return made
 
     def _ahead(
         self, t: np.ndarray, n: np.ndarray, n_step: int, discount: float

@@ -31,8 +31,6 @@ from fathom.core.registry import algorithm
 from fathom.core.validation import validation
 from fathom.core.views import over_views
 
-HALF = (torch.bfloat16, torch.float16)  # losses are computed in at least single precision
-
 
 @algorithm("supervised", suits=lambda schema: bool(schema.targets))
 class Supervised(Algorithm):

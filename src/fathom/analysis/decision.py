@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fathom.analysis import evaluate
 from fathom.analysis.charts import Axis, Chart, path
-from fathom.analysis.wording import finite
+from fathom.analysis.wording import finite, percent
 from fathom.core.contract import Field, Schema
 from fathom.core.errors import DataError, FathomError
 from fathom.core.recipe import Recipe
@@ -206,7 +206,9 @@ class Sweep:
 
     def cost(self, prices: Mapping[str, float]) -> Tensor:
         """(T,) per 1,000 rows."""
-        return 1000 * (prices["miss"] * (self.held - self.hits) + prices["alarm"] * (self.alarms - self.hits)) / self.total
+        return (
+            1000 * (prices["miss"] * (self.held - self.hits) + prices["alarm"] * (self.alarms - self.hits)) / self.total
+        )
 
     def f(self, beta: float) -> Tensor:
         """(T,) F-beta: (1 + beta^2) hits / (beta^2 held + alarms)."""
@@ -262,7 +264,9 @@ def settle(schema: Schema, outputs: Batch, data: TensorSet) -> None:
 # ---------------------------------------------------------------- judging
 
 
-def judged(schema: Schema, outputs: Batch, data: TensorSet, seed: int, blocks: np.ndarray | None = None) -> dict[str, Any]:
+def judged(
+    schema: Schema, outputs: Batch, data: TensorSet, seed: int, blocks: np.ndarray | None = None
+) -> dict[str, Any]:
     """What the decisions do to the test rows.
 
     Args:
@@ -383,8 +387,8 @@ def notes(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for made in found.values():
         lines += [made["says"]] if "says" in made else []
-        top = ", ".join(f"{share:.3g} of the first {int(k):,}" for k, share in made["top"].items())
-        lines.append(f"Of the rows with the highest probability of '{made['positive']}', so many are: {top}.")
+        top = ", ".join(f"{percent(share)} of the first {int(k):,}" for k, share in made["top"].items())
+        lines += [f"By falling probability of '{made['positive']}', so many are: {top}."] if top else []
     return lines
 
 
@@ -408,7 +412,7 @@ def shift(schema: Schema, outputs: Batch, data: TensorSet, remedy: str) -> list[
         share = float((hard(data.column(name)) == chosen).double().mean())
         judged = "its probabilities are no longer shares" if abs(said - share) > 0.2 * share else "that is close"
         lines.append(
-            f"With {remedy} the network says '{item.state['classes'][chosen]}' with a probability of {said:.3g} on average, where "
+            f"With {remedy} the network gives '{item.state['classes'][chosen]}' a probability of {said:.3g} on average, where "
             f"{share:.3g} of the test rows are: {judged}. A threshold (data.category.cost) needs no such remedy."
         )
     return lines

@@ -171,8 +171,7 @@ def early(
         And sentences about what was left out.
     """
     schema, test = predictor.schema, sets["test"]
-    classes = bool(schema.targets) and all(item.kind == "category" for item in schema.targets.values())
-    timeline = Timeline.of(schema, sets["train"]) if classes else None
+    timeline = Timeline.of(schema, sets["train"]) if suits(schema) else None
     if timeline is None or len(timeline.stretches()) < 2:
         return None, []
     *shorter, whole = timeline.stretches()
@@ -198,6 +197,12 @@ def early(
     if raised is not None:
         told["alarms"] = raised
     return {**told, "says": sentences(told)}, [*notes, *more]
+
+
+def suits(schema: Schema) -> bool:
+    """Whether each row holds one whole series, and classes are told from it."""
+    series = [item for item in schema.inputs.values() if item.kind == "series" and not item.window]
+    return len(series) == 1 and bool(schema.targets) and all(item.kind == "category" for item in schema.targets.values())
 
 
 def _baselines(
@@ -279,11 +284,13 @@ def _alarms(
         word = item.state["classes"][positive]
         return None, [f"Alarms are not counted: the {part} rows hold no '{word}'."]
     count = Counts.of(event, row_weights(test), seed, blocks)
-    raised, lines = torch.zeros_like(event), []
+    raised, alarms = torch.zeros_like(event), []
     for output in outputs:
         now = _score(item, output[name], positive) >= threshold
         raised = raised | now
-        lines.append({"now": _plain(count.figures(now)), "raised": _plain(count.figures(raised))})
+        alarms += [now, raised]
+    figures = [_plain(table) for table in count.figures(torch.stack(alarms))]
+    lines = [{"now": now, "raised": still} for now, still in zip(figures[::2], figures[1::2], strict=True)]
     word = item.state["classes"][positive]
     about = {"target": name, "event": word, "sensitivity": SENSITIVITY, "threshold": threshold}
     return {**about, "says": _threshold_sentence(word, threshold), "stretches": lines}, []
@@ -329,43 +336,53 @@ def at_sensitivity(score: Tensor, event: Tensor, weight: Tensor | None = None, s
 
 @dataclass(frozen=True)
 class Counts:
-    """What alarms are counted with: the rows, and how often each counts in each resample.
+    """What alarms are counted with: the rows, and how they are drawn again.
 
     Args:
         event: (N,) float64, 1 where a row is an event.
-        weight: (1 + R, N) float64; the first line is that of the rows as they are.
+        weight: (N,) float64 of the rows; their sum is how many equal rows say as much (Kish 1965).
+        seed: of the resamples, which are those of every other interval.
+        blocks: (N,) rows of one number are drawn together; None where each is drawn alone.
     """
 
     event: Tensor
     weight: Tensor
+    seed: int
+    blocks: np.ndarray | None
 
     @staticmethod
     def of(event: Tensor, weight: Tensor | None, seed: int, blocks: np.ndarray | None) -> Counts:
-        """With the resamples of every other interval."""
-        rows = len(event)
+        """Of (N,) bool events."""
         if blocks is not None and len(np.unique(blocks)) == 1:
             blocks = None
-        resamples = evaluate.affordable(rows)
-        drawn = torch.cat([torch.ones(1, rows), *evaluate.resample_weights(rows, resamples, seed, blocks)]).double()
-        return Counts(event.double(), drawn if weight is None else drawn * weight)
+        weight = torch.ones(len(event), dtype=torch.float64) if weight is None else weight
+        return Counts(event.double(), weight * (weight.sum() / weight.square().sum()), seed, blocks)
 
-    def figures(self, alarm: Tensor) -> dict[str, Estimate]:
-        """Figures of (N,) alarms, each with its interval; one that is not defined is left out.
+    def figures(self, alarms: Tensor) -> list[dict[str, Estimate]]:
+        """Figures of each line of (A, N) alarms, with intervals; one that is not defined is left out.
 
         sensitivity: the share of the events with an alarm. precision: the share of the alarms with an event.
         alarms_per_event: alarms for each event that was found. alarmed: the share of all rows with an alarm.
         """
-        raised = alarm.double()
-        alarms, right = self.weight @ raised, self.weight @ (raised * self.event)  # (1 + R,) each
-        events, rows = self.weight @ self.event, self.weight.sum(1)
+        rows, raised = len(self.event), alarms.double()
+        table = torch.stack([torch.ones_like(self.event), self.event, *raised, *(raised * self.event)], 1)  # (N, 2 + 2 A)
+        drawn = evaluate.resample_weights(rows, evaluate.affordable(rows), self.seed, self.blocks)  # a few at a time
+        sums = torch.cat([self.weight[None] @ table, *((part.double() * self.weight) @ table for part in drawn)])
+        held, events = sums[:, 0], sums[:, 1]  # (1 + R,) each
+        each = zip(sums[:, 2 : 2 + len(raised)].unbind(1), sums[:, 2 + len(raised) :].unbind(1), strict=True)
+        return [self._estimates(held, events, alarm, right) for alarm, right in each]
+
+    def _estimates(self, rows: Tensor, events: Tensor, alarms: Tensor, right: Tensor) -> dict[str, Estimate]:
+        """From the sums (1 + R,) of the rows as they are, and of each resample."""
         shares = dict(zip(FIGURES, (right / events, right / alarms, alarms / right, alarms / rows), strict=True))
         trials = {"sensitivity": events[0], "precision": alarms[0], "alarmed": rows[0]}
+        units = len(self.event) if self.blocks is None else len(np.unique(self.blocks))
         found = {}
         for name, drawn in shares.items():
             value = float(drawn[0])
             if math.isfinite(value):
                 low, high = evaluate.percentiles(value, drawn[1:], evaluate.CONFIDENCE)
                 if name in trials and low == high and value in (0.0, 1.0):
-                    low, high = evaluate.wilson(value, float(trials[name]))
+                    low, high = evaluate.wilson(value, min(units, float(trials[name])))
                 found[name] = Estimate(value, min(low, value), max(high, value))
         return found

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from fathom.analysis.evaluate import CONFIDENCE, RESAMPLES, Estimate, better, percentiles, resample_weights, verdict
-from fathom.core.contract import Predictor, Schema
+from fathom.core.contract import Predictor
 from fathom.core.environments import BASELINE, LONGEST, TEST, Copy, Environment, episode_seed, play
 from fathom.core.errors import count_text
-from fathom.fields.action import Action
+from fathom.fields.action import Action, greedy
 from fathom.fields.observation import Running
 
 EPISODES = 100
@@ -54,7 +54,7 @@ def results(
     schema, budget = predictor.schema, min(BUDGET, actions or BUDGET)
     action = schema.targets["action"]
     assert isinstance(action, Action)
-    policies: dict[str, Policy] = {NETWORK: network_policy(predictor), RANDOM: random_policy(action, seed)}
+    policies: dict[str, Policy] = {NETWORK: greedy(predictor), RANDOM: random_policy(action, seed)}
     notes = [f"Judged on {count_text(episodes, 'fresh episode')} without exploration; baselines play the same ones."]
     if int(np.prod(environment.shape)) <= WIDEST and predictor.schema.inputs["observation"].state["form"] != "discrete":
         policies[LINEAR] = linear_policy(environment, action, seed, budget)
@@ -228,96 +228,88 @@ def learning_band(curves: Sequence[Mapping[str, Sequence[float]]]) -> dict[str, 
 # ---- policies
 
 
-def network_policy(predictor: Predictor) -> Policy:
-    """What the agent takes for best."""
-    action = predictor.schema.targets["action"]
-    assert isinstance(action, Action)
-    device = next((p.device for layer in predictor.layers.values() for p in layer.parameters()), torch.device("cpu"))
-    answer = predictor.answer or predictor.forward
-
-    @torch.inference_mode()
-    def choose(observation: np.ndarray) -> Any:
-        output = answer({"observation": torch.from_numpy(observation).to(device)})["action"]
-        return action.perform(action.greedy(output.cpu()))
-
-    return choose
-
-
 def random_policy(action: Action, seed: int) -> Policy:
     """Any action is as likely as another."""
     generator = torch.Generator().manual_seed(seed)
     return lambda observation: action.perform(action.random(len(observation), generator))
 
 
+class Linear:
+    """Scores that are linear in the normalized observation; the largest is done, or the scores themselves.
+
+    Args:
+        weights: (A, W + 1), the last column a constant.
+        running: statistics of the observations as they are now.
+        action: what is chosen.
+    """
+
+    def __init__(self, weights: np.ndarray, running: Running, action: Action) -> None:
+        self.matrix = weights[:, :-1] / running.deviation().numpy()  # (A, W)
+        self.constant = weights[:, -1] - self.matrix @ running.mean.numpy()
+        self.action = action
+
+    def __call__(self, shown: np.ndarray) -> Any:
+        """(n, ...) observations -> what each of n copies gets."""
+        scores = shown.reshape(len(shown), -1) @ self.matrix.T + self.constant
+        return self.action.perform(self.action.greedy(torch.from_numpy(scores).float()))
+
+
 def linear_policy(
     environment: Environment, action: Action, seed: int, budget: int,
     directions: int = 8, best: int = 4, rate: float = 0.02, noise: float = 0.05,
 ) -> Policy:  # fmt: skip
-    """Scores that are linear in the normalized observation, found by augmented random search.
+    """A linear policy by augmented random search.
 
-    Each round tries some random changes of the weights and their opposites for an episode each, and moves along the
-    best of them by what they gained. The weights that did best in an episode of every round are kept.
+    Each round tries some random changes of the weights and their opposites for an episode each, and moves along those that
+    reached most by what they gained. What did best on average over a round is kept.
 
     Args:
         environment: where.
-        action: what is chosen: the largest score, or the scores themselves.
+        action: what is chosen.
         seed: of changes and episodes, which are none that are judged.
         budget: actions of the search.
         directions: changes a round.
         best: of them that are followed.
         rate, noise: sizes of moves and of changes.
     """
-    width = int(np.prod(environment.shape))
-    copy, running = Copy(environment), Running(width)
+    copy, running = Copy(environment), Running(int(np.prod(environment.shape)))
     draw = np.random.default_rng(episode_seed(seed, BASELINE, 0, 0))
-    weights = np.zeros((action.count, width + 1))  # the last column is a constant
-    kept, value, taken, episode = weights, -np.inf, 0, 0
-
-    def scores(matrix: np.ndarray, shown: np.ndarray) -> np.ndarray:
-        scaled = (shown.reshape(len(shown), -1) - running.mean.numpy()) / running.deviation().numpy()
-        return scaled @ matrix[:, :-1].T + matrix[:, -1]
-
-    def perform(matrix: np.ndarray, shown: np.ndarray) -> Any:
-        made = torch.from_numpy(scores(matrix, shown))
-        return action.perform(action.greedy(made.float()))
-
-    def total(matrix: np.ndarray, number: int) -> float:
-        nonlocal taken
-        shown, gained, rows = copy.reset(episode_seed(seed, BASELINE, 1, number), number), 0.0, []
-        mean, deviation = running.mean.numpy().copy(), running.deviation().numpy().copy()
-        inner, constant = matrix[:, :-1] / deviation, matrix[:, -1] - matrix[:, :-1] @ (mean / deviation)
-        for _ in range(min(LONGEST, max(1, budget - taken))):
-            flat = np.asarray(shown, np.float64).reshape(-1)
-            rows.append(flat)
-            output = torch.from_numpy((inner @ flat + constant)[None]).float()
-            shown, reward, terminated, truncated = copy.step(action.perform(action.greedy(output))[0])
-            gained, taken = gained + float(reward), taken + 1
-            if terminated or truncated:
-                break
-        running.add(torch.from_numpy(np.stack(rows)))
-        return gained
-
+    weights = np.zeros((action.count, len(running.mean) + 1))
+    kept, value, taken, episode = Linear(weights, running, action), -np.inf, 0, 0
     while taken < budget:
+        begun, pairs = Linear(weights, running, action), []
         changes = draw.normal(size=(directions, *weights.shape)) * noise
-        pairs = []
         for change in changes:
-            pairs.append((total(weights + change, episode), total(weights - change, episode)))
+            gained = []
+            for sign in (1, -1):
+                policy = Linear(weights + sign * change, running, action)
+                total, rows = _episode(copy, policy, episode_seed(seed, BASELINE, 1, episode), max(1, budget - taken))
+                running.add(torch.from_numpy(rows))
+                gained.append(total)
+                taken += len(rows)
+            pairs.append(gained)
             episode += 1
             if taken >= budget:
                 break
-        gains = np.array(pairs)
+        gains = np.array(pairs)  # (directions, 2)
+        if gains.mean() >= value:
+            kept, value = begun, float(gains.mean())
         order = gains.max(1).argsort()[::-1][:best]
-        spread = gains[order].std()
-        if spread > 0:
-            moves = (gains[order, :1] - gains[order, 1:])[:, :, None] * changes[order] / noise
+        if (spread := gains[order].std()) > 0:
+            moves = (gains[order, 0] - gains[order, 1])[:, None, None] * changes[order] / noise
             weights = weights + rate / spread * moves.mean(0)
-        reached = float(np.mean(gains))
-        if reached >= value:
-            kept, value = weights.copy(), reached
     copy.close()
-    return lambda shown: perform(kept, shown)
+    return kept
 
 
-def suits(schema: Schema) -> bool:
-    """Whether an agent is to be judged."""
-    return any(target.kind == "action" for target in schema.targets.values())
+def _episode(copy: Copy, policy: Policy, seed: int, most: int) -> tuple[float, np.ndarray]:
+    """Return and observations (actions, W) of an episode, of at most so many actions."""
+    shown, total, rows = copy.reset(seed), 0.0, []
+    for _ in range(min(LONGEST, most)):
+        flat = np.asarray(shown, np.float64).reshape(1, -1)
+        rows.append(flat)
+        shown, reward, terminated, truncated = copy.step(policy(flat)[0])
+        total += float(reward)
+        if terminated or truncated:
+            break
+    return total, np.concatenate(rows)

@@ -709,7 +709,8 @@ def _plain_table(table: Table) -> dict[str, dict[str, float]]:
 
 def _article(name: str) -> str:
     """ "the majority class" and "the mean", but "logistic regression"."""
-    return f"the {name}" if name.startswith(("majority", "mean", "label", "network", "trivial", "last", "word")) else name
+    known = ("majority", "mean", "label", "network", "trivial", "last", "word", "random policy", "linear policy")
+    return f"the {name}" if name.startswith(known) else name
 
 
 # What tables and pictures show of each target

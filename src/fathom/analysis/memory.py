@@ -12,7 +12,7 @@ network, on rows that it has not seen: how strongly its loss still depends on ea
 
 The vectors are taken where the network first meets them: of a series what its preprocessing gives, of a text what the
 embedding gives that is called with its tokens. A network that has no such place (a bag of words sums a table's rows, and
-thresholds have no gradient) has no curve.
+thresholds have no gradient) has no curve; nor has a masked language model, which looks to both sides of a gap.
 
 In comments: B rows, T steps, W width of a step's vector.
 """
@@ -44,7 +44,7 @@ def gradient_curve(predictor: Predictor, data: TensorSet) -> list[list[float]]:
     """The norm of the gradient with respect to each step, as a share of the largest.
 
     Of a target that is a class, a number or a forecast the loss is the first that its field names; of a translation the
-    nats of the whole answer; of a language model the nats of the last token alone.
+    nats of the whole answer; of a language model the nats of the last token alone. Of several targets the first counts.
 
     Args:
         predictor: what is deployed.
@@ -52,12 +52,13 @@ def gradient_curve(predictor: Predictor, data: TensorSet) -> list[list[float]]:
 
     Returns:
         [steps from the end of the row, norm], nearest first, 0 being the last step; empty where no input is a sequence
-        of two steps or more, no row is there, or the network gives its steps no gradient (or one that is not finite).
+        of two steps or more, no row is there, hidden tokens are guessed from both sides, or the network gives its steps no
+        gradient (or one that is not finite).
     """
     schema = predictor.schema
     written = next((name for name, item in schema.targets.items() if item.kind == "text"), None)
     name = next((name for name, item in schema.inputs.items() if item.kind in ("text", "series")), written)
-    if name is None or not schema.targets or not len(data):
+    if name is None or not schema.targets or not len(data) or "masked" in predictor.scores:
         return []
     batch = _continued(schema, name, data, predictor) if name == written else _rows(name, data, predictor)
     if batch is None:

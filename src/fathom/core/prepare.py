@@ -41,6 +41,7 @@ from fathom.core.tensors import WEIGHT, Column, Encoded, Windows, row_hashes, to
 
 PARTS = ("train", "validation", "test")
 MEASURED = 2_000  # training rows that fields measure, mean and spread of pictures say
+MOST_MEASURED = 1 << 27  # values of these rows, so that large pictures fit into memory
 ENCODING = 2  # raised when pictures are decoded differently; what is cached is then decoded anew
 
 
@@ -525,11 +526,13 @@ def _training_chunks(columns: Columns, mask: np.ndarray) -> Iterator[Columns]:
 
 def _measure(schema: Schema, store: TensorSet, train: Index) -> None:
     """What fields learn from encoded training rows, of which some from all over are enough."""
-    rows = torch.from_numpy(train[:: max(1, len(train) // MEASURED)])
     for name, item in schema.fields().items():
         column = store.columns[name]
         if isinstance(column, Tensor):
-            item.measure(column.index_select(0, rows))
+            width = max(1, math.prod(column.shape[1:]))
+            count = min(len(train), MEASURED, max(1, MOST_MEASURED // width))
+            rows = train[np.arange(count) * len(train) // count]
+            item.measure(column.index_select(0, torch.from_numpy(rows)))
 
 
 def encode(

@@ -183,6 +183,11 @@ class Recipe(Section):
         faults: list[str] = []
         tree = {name: dict(table) if isinstance(table, Mapping) else table for name, table in tree.items()}
         training = _section(Training, tree.pop("training", {}), "training", faults)
+        if training and training.tokens and training.sampling == "balanced":
+            faults.append(
+                "training.tokens cuts the very rows of an epoch into batches, and training.sampling = balanced draws others in "
+                "each; leave one out. training.batch is a number of rows."
+            )
         name = training.algorithm if training else None
         if name is not None and name not in registry.algorithms:
             faults.append(unknown("algorithm", name, registry.algorithms.names(), "training.algorithm"))

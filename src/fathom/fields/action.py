@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from fathom.core.contract import Columns, Field
+from fathom.core.contract import Columns, Field, Predictor
 from fathom.core.registry import fields
 from fathom.fields.observation import OneHot
 
@@ -138,3 +138,18 @@ class Action(Field):
         low, high = self.state["low"], self.state["high"]
         bounds = f" from {low[0]:g} to {high[0]:g}" if None not in (*low, *high) and len({*low}) == len({*high}) == 1 else ""
         return f"{self.count} number{'s' * (self.count != 1)}{bounds}"
+
+
+def greedy(predictor: Predictor) -> Callable[[np.ndarray], Any]:
+    """The policy that is deployed: (n, ...) observations -> what each of n copies gets, without exploration."""
+    action = predictor.schema.targets["action"]
+    assert isinstance(action, Action), "only agents act"
+    device = next((p.device for layer in predictor.layers.values() for p in layer.parameters()), torch.device("cpu"))
+    answer = predictor.answer or predictor.forward
+
+    @torch.inference_mode()
+    def choose(observation: np.ndarray) -> Any:
+        output = answer({"observation": torch.from_numpy(observation).to(device)})["action"]
+        return action.perform(action.greedy(output.cpu()))
+
+    return choose

@@ -88,9 +88,15 @@ def _place(entry: Entry) -> Any:
 def _require_fit(entry: Entry, schema: Schema) -> None:
     """Refuse an augmentation that has nothing to change, or that cannot change all that belongs together."""
     wanted = str(entry.about.get("reads", "image"))
-    if not any(item.kind == wanted for item in schema.inputs.values()):
+    held = [item for item in schema.inputs.values() if item.kind == wanted]
+    if not held:
         raise FathomError(
             f"augment.{entry.name} works on {READS.get(wanted, wanted)}, and the inputs are {', '.join(schema.inputs)}; "
+            "leave it out."
+        )
+    if entry.about.get("whole") and any(item.window for item in held):
+        raise FathomError(
+            f"augment.{entry.name} works on whole {READS.get(wanted, wanted)}, and here each row is a window of a longer one; "
             "leave it out."
         )
     if not entry.about.get("mixes"):

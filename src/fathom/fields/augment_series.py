@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 
 from fathom.core.contract import Batch, Schema
-from fathom.core.errors import FathomError
 from fathom.core.registry import augmentation
 
 SHORTEST = 0.125  # of a row that is cut: the shortest stretch at which `analysis/early` judges
 
 
-@augmentation("cut", range=(0.0, 1.0), reads="series", order=5)
+@augmentation("cut", range=(0.0, 1.0), reads="series", whole=True, order=5)
 def cut(batch: Batch, schema: Schema, generator: torch.Generator, strength: float) -> Batch:
     """End each series early with probability `strength`: after an eighth of its moments to all, even in the logarithm."""
-    names = [name for name, item in schema.inputs.items() if item.kind == "series" and not item.window]
-    if not names:
-        raise FathomError("augment.cut ends whole series early, and here each row is a window of a longer one; leave it out.")
+    names = [name for name, item in schema.inputs.items() if item.kind == "series"]
     rows = len(batch[names[0]])
     share = SHORTEST ** torch.rand(rows, generator=generator)  # (B,) as often from 1/4 to 1/2 as from 1/2 to all
     share = torch.where(torch.rand(rows, generator=generator) < strength, share, 1.0)

@@ -70,6 +70,7 @@ class Category(Field):
                     counter.update(_count(column))
         words = [[word for word, _ in counter.most_common(self.limit)] for counter in counts]
         self.state = {"vocabularies": [sorted(column, key=_natural) for column in words]}
+        self.state["rarer"] = sum(len(counter) - len(column) for counter, column in zip(counts, words, strict=True))
         self.state["classes"] = [str(i) for i in range(shares)] or self.state["vocabularies"][0]
         self.state["type"] = "int" if shares else kind
         if len(counts) == 1 and not shares:
@@ -179,12 +180,14 @@ class Category(Field):
         return self.classes.index(self.positive)
 
     def describe(self) -> str:
-        """Classes of a target, or columns of an input."""
+        """Classes of a target, or columns of an input; and how many categories were too rare to keep."""
+        rarer = self.state.get("rarer", 0)
+        cut = f"; {rarer:,} rarer ones are read as unknown (data.category.limit = {self.limit})" if rarer else ""
         if len(self.columns) == 1:
             classes = self.state.get("classes", [])
-            return f"{len(classes)} classes: {', '.join(classes[:8])}" + (" ..." if len(classes) > 8 else "")
+            return f"{len(classes)} classes: {', '.join(classes[:8])}" + (" ..." if len(classes) > 8 else "") + cut
         return f"{len(self.columns)} categorical: {', '.join(self.columns[:8])}" + (
-            " ..." if len(self.columns) > 8 else ""
+            (" ..." if len(self.columns) > 8 else "") + cut
         )
 
 
@@ -268,6 +271,8 @@ class Embed(nn.Module):
         self.register_buffer("small", torch.tensor(small, dtype=torch.int64), persistent=False)
         self.register_buffer("offsets", torch.from_numpy(offsets[:-1]), persistent=False)
         self.tables = nn.ModuleList([nn.Embedding(sizes[i], width(sizes[i], one_hot)) for i in large])
+        for table in self.tables:  # a category never seen says nothing, where none was missing in training either
+            nn.init.zeros_(table.weight.data[0])  # type: ignore[index]
 
     small: Tensor
     offsets: Tensor

@@ -92,7 +92,7 @@ class Image(Field):
         good = [row for row in range(len(encoded)) if row not in faults]
         if not good:
             raise DataError(f"No picture of '{self.columns[0]}' can be read.")
-        self.measure(encoded[good])
+        self.measure(binarized(encoded[good], self.binarize))
 
     def begin(self, chunks: Iterable[Columns]) -> None:
         """What the numbers of arrays mean, working size and channels."""

@@ -52,6 +52,7 @@ def _settings(options: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
     thaws=lambda schema, options: _reads(schema) == "image" and options["tune"] != "head",
     training=lambda schema, rows: {
         "training.learning_rate": 1e-3, "training.weight_decay": 0.01, "training.clip": 1.0, "training.keep": "best",
+        "training.epochs": backbone.epochs(rows),  # of texts `settings` has said it
     },
 )  # fmt: skip
 def pretrained(

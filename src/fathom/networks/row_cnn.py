@@ -66,5 +66,7 @@ def row_cnn(
         raise unfit(schema, "row_cnn", ALIKE)
     columns = flat_size(schema)
     if kernel > columns:
-        raise FathomError(f"network.kernel = {kernel} is wider than a row, which has {columns} numbers. Use {columns} or less.")
+        raise FathomError(
+            f"network.kernel = {kernel} is wider than a row, which has {columns} numbers. Use {columns} or less."
+        )
     return RowCNN(columns, channels, kernel, hidden, output_size(schema))

@@ -74,9 +74,12 @@ class Environments(Source):
         first.close()
         stacked = _stacking(make, frames) if frames > 1 else make
         environment = Environment(name, stacked, tuple(shown.state["shape"]), _dtype(schema), horizon)
-        environment.columns = {"observation": _look(environment, schema)}
         about = {"name": name, "options": data.environment, "schema": schema.to_json(), "horizon": horizon}
         fingerprint = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+        look = _look(environment, schema)
+        environment.columns = {"observation": look}
+        if shown.state["form"] == "vector":  # what is about 1 already need not be scaled
+            shown.state["largest"] = float(look.abs().max())
         empty = np.zeros(0, np.int64)
         return Prepared(
             schema, environment, {}, Columns({}, 0), empty, None, None, [], empty, fingerprint,

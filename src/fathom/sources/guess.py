@@ -27,7 +27,7 @@ from fathom.core.errors import DataError, unknown
 from fathom.core.recipe import Data
 from fathom.core.registry import fields
 from fathom.core.tensors import Column, is_list
-from fathom.sources.delimited import NUMBER, shorten
+from fathom.sources.delimited import NUMBER, PADDED, shorten
 
 DEFAULTS = Data.model_validate({})
 KINDS = ("number", "category", "image", "labels", "text", "ignore")
@@ -87,11 +87,11 @@ def guess(columns: Columns, options: Data, setting: Setting) -> tuple[Schema, li
     special = special_columns(columns, options, where)
     notes: list[str] = []
     targets = _target_names(columns, options, setting, special, types, notes)
-    types |= _written_from_texts(columns, options, setting, types, targets, special)
+    types |= _written_from_texts(columns, options, setting, types, targets, special) if targets else {}
     told: list[str] = []
     target_kinds = {name: _target_kind(columns[name], name, types, setting, told) for name in targets}
     made = _make_targets(target_kinds, columns, options, types, told)
-    notes += told
+    notes += told if options.target != [] else []
     taken = {*targets, *special.values()}
     writes = "text" in target_kinds.values()
     input_kinds = _inputs(columns, options, setting, types, taken, notes, optional=writes)
@@ -375,6 +375,9 @@ LEFT_OUT = {
     "constant": "every value is the same",
     "id": "they number or name the rows",
     "words": "they are single words with many different values",
+    "padded": "they are digits with zeros before them, which may be codes",
+    "comma": "they are numbers with a decimal comma, which also separates the columns (write 1.5, or separate by semicolons)",
+    "numerals": "they are numbers written as text",
     "date": "they are dates",
     "list": "they hold lists or records",
     "bytes": "they hold bytes that are no pictures",
@@ -418,7 +421,7 @@ def _inputs(
         )
     notes += [
         f"Left out, for {LEFT_OUT[kind]}: {shorten(names)} (data.types.{names[0]}={_remedy(kind)} uses it)."
-        if kind in ("constant", "id", "words")
+        if kind in ("constant", "id", "words", "padded", "numerals")
         else f"Left out, for {LEFT_OUT[kind]}: {shorten(names)}."
         for kind, names in left.items()
     ]
@@ -529,7 +532,7 @@ def _copies(column: Column, target: Column) -> bool:
 
 
 def _remedy(kind: str) -> str:
-    return "number" if kind == "constant" else "category"
+    return "number" if kind in ("constant", "padded", "numerals") else "category"
 
 
 def input_kind(column: Column, name: str, setting: Setting) -> str:
@@ -588,8 +591,17 @@ def _text_input(column: pa.ChunkedArray, name: str, setting: Setting) -> str:
         return "date"
     if _is_prose(column):
         return "text"
+    if pc.all(pc.match_substring_regex(_text(column), NUMBER)).as_py():
+        return _numerals(column)
     unique = distinct or (values is None and filled <= 1_000_000 and pc.count_distinct(_text(column)).as_py() == filled)
     return "id" if unique else "words"
+
+
+def _numerals(column: pa.ChunkedArray) -> str:
+    """Why numbers came as text."""
+    if pc.any(pc.match_substring(_text(column), ",")).as_py():
+        return "comma"
+    return "padded" if pc.any(pc.match_substring_regex(_text(column), PADDED)).as_py() else "numerals"
 
 
 def _is_prose(column: pa.ChunkedArray) -> bool:

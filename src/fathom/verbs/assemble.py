@@ -60,6 +60,8 @@ from fathom.sources import open_source
 from fathom.verbs import acting, transfer
 
 Tell = Callable[[str], None]
+LOOKED_AT = 5_000  # training rows that a network sees before training begins, where it asks for some
+MOST_VALUES = 1 << 26  # of these rows, as float32 a quarter of a GiB
 
 
 def silent(line: str) -> None:
@@ -173,6 +175,7 @@ def open_task(
         return _in_stages(replace(task, recipe=acting.settle(recipe, prepared.schema)), merged)
     decision.check_remedies(recipe, prepared.schema)
     decision.check(prepared.schema, prepared.sets)
+    augmentation(recipe.augment, prepared.schema, recipe.training.seed)  # refuses what does not fit before a run is begun
     task = _in_stages(task, merged)
     recipe = _settle(task.recipe, prepared, asked.training.keep)
     _check_monitor(recipe.training, prepared)
@@ -399,8 +402,8 @@ def build(task: Task, device: Device, fresh: bool = False) -> Assembly:
     Args:
         task: planned.
         device: where it runs.
-        fresh: whether training begins with these models, so that published or earlier weights are put in place; a
-            checkpoint brings its own, and a trial or a plan needs none.
+        fresh: whether training begins with these models, so that a network which asks for it sees training rows, and
+            published or earlier weights are put in place; a checkpoint brings its own, and a trial or a plan needs none.
     """
     recipe, schema = task.recipe, task.schema
     devices.seed_everything(recipe.training.seed)
@@ -409,6 +412,7 @@ def build(task: Task, device: Device, fresh: bool = False) -> Assembly:
     for role, part in algorithm.roles(schema).items():
         model = Model(part, network(task, part, role))
         if fresh:
+            _look(model, task)
             _begin(model, part, role, task)
         _check_single_rows(model, task)
         models[role] = (model if task.module is not None else to_memory_format(model)).to(device.torch)
@@ -486,6 +490,19 @@ def _begin(model: Model, schema: Schema, role: str, task: Task) -> None:
         transfer.put(model, transfer.match(model, schema, role, task.origin or transfer.origin_of(location)))
     elif hasattr(model.module, "begin"):
         model.module.begin()  # type: ignore[operator]
+
+
+@torch.no_grad()
+def _look(model: Model, task: Task) -> None:
+    """Show preprocessed training rows, drawn evenly, to a network that asks for them (`look`); its own inputs, in order."""
+    prepared, look = task.prepared, getattr(model.module, "look", None)
+    if look is None or prepared.environment is not None:
+        return
+    train = prepared.sets["train"]
+    values = sum(int(np.prod(item.shape)) for item in prepared.schema.inputs.values())
+    count = min(len(train), LOOKED_AT, max(1, MOST_VALUES // values))
+    batch = train.batch(torch.arange(count) * len(train) // count)
+    look(*(layer(batch[name]) for name, layer in zip(model.input_names, model.preprocess, strict=True)))
 
 
 def samples(prepared: Prepared, schema: Schema) -> list[Tensor]:

@@ -23,6 +23,7 @@ from fathom.core.contract import Field, Schema
 from fathom.core.errors import DataError
 from fathom.core.run import write_atomic
 from fathom.core.tensors import Batch, Column, TensorSet, to_list
+from fathom.sources.guess import IMAGES
 from fathom.sources.scenes import upright_size
 
 PICTURES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
@@ -102,6 +103,11 @@ def are_boxes(answers: Answers) -> bool:
 def is_picture(path: Path) -> bool:
     """Whether answers are to be drawn: into a .jpg or .png, or into a folder."""
     return path.suffix.lower() in PICTURES or path.is_dir() or not path.suffix
+
+
+def seems_picture(path: Path) -> bool:
+    """Whether a user who writes this may mean a picture, of whatever format."""
+    return is_picture(path) or path.suffix.lower() in IMAGES
 
 
 def is_drawn(answers: Answers, path: Path) -> bool:

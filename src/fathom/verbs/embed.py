@@ -102,8 +102,8 @@ def _require_embedding(run: Run, predictor: Predictor) -> None:
     if "embed" not in predictor.scores:
         name = run.bundle.about["network"]["name"]
         raise FathomError(
-            f"{run.path} makes no vectors: its network ({name}) cannot be read before its last layer. Networks for text "
-            "(transformer, bert, lstm, bag, pretrained) can, whatever they learn."
+            f"{run.path} makes no vectors: its network ({name}) cannot be read before its last layer. Those that can: cnn and "
+            "resnet for pictures; transformer, bert, lstm and bag for text; pretrained for both."
         )
 
 

@@ -111,6 +111,8 @@ def _other(run: Run, data: Any) -> dict[str, Any]:
         in_time, remarks = early.early(run.predictor, sets, seed, results["primary"], fitted, together)
         results |= {"early": in_time} if in_time else {}
         notes += remarks
+    elif early.suits(schema):
+        notes.append(NO_TIME)
     results["evaluation_notes"] = [*notes, *told]
     results["rows"] = len(test)
     return results
@@ -123,6 +125,7 @@ def _known(run: Run, original: Prepared, columns: Columns) -> tuple[dict[str, Ba
 
 
 NO_BASELINE = "The training rows are gone or have changed, so there is no baseline."
+NO_TIME = "How early the classes are told is left out, since time and alarms are counted by the rows of the run."
 
 
 def read_rows(

@@ -193,21 +193,19 @@ COLORED = 16  # levels of 256 between the channels; less is what JPEG makes of g
 ENDINGS = (".csv", ".parquet", ".json")
 
 
-def check_place(run: Run, path: Path, inputs: Sequence[Any] = ()) -> None:
+def check_place(run: Run | str | Path, path: Path, inputs: Sequence[Any] = ()) -> None:
     """Refuse a place for the answers of a run before anything is computed; boxes may be drawn into pictures.
 
     Raises:
         DataError: another ending, a folder where nothing is drawn, or one of the inputs.
     """
-    if not drawing.boxes_of(run.schema):
+    if not drawing.seems_picture(path) or not drawing.boxes_of(load(run).schema):
         check_output(path, inputs)
     elif drawing.is_picture(path):
         refuse_input(path, inputs)
-    elif path.suffix.lower() in ENDINGS:
-        check_output(path, inputs)
     else:
         raise DataError(
-            f"Boxes cannot be written as '{path.suffix}'; use .jpg or .png for one picture, a folder for several, or .csv, "
+            f"Boxes cannot be drawn into '{path.suffix}'; use .jpg or .png for one picture, a folder for several, or .csv, "
             ".parquet or .json."
         )
 

@@ -14,7 +14,8 @@ In comments: n rows, D numbers of a code, H x W pixels, C channels.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,12 @@ class Samples:
     Args:
         pictures: (n, C, H, W) from 0 to 1; None where rows are no pictures.
         rows: column -> value, of rows that are no pictures.
+        columns: of the grid in which pictures are shown: a square, or a walk in one line.
     """
 
     pictures: Tensor | None
     rows: list[dict[str, Any]]
+    columns: int = 1
 
     def __len__(self) -> int:
         return len(self.rows) if self.pictures is None else len(self.pictures)
@@ -96,7 +99,8 @@ def samples(
     device = next((p.device for layer in predictor.layers.values() for p in layer.parameters()), torch.device("cpu"))
     with torch.inference_mode():
         made = sampler.make(codes.to(device), {name: value.to(device) for name, value in conditions.items()})
-    return _answers(predictor.schema, {name: output.float().cpu() for name, output in made.items()})
+    answers = _answers(predictor.schema, {name: output.float().cpu() for name, output in made.items()})
+    return replace(answers, columns=n if walk else math.isqrt(n - 1) + 1)
 
 
 def _sampler(run: Run, predictor: Predictor) -> Sampler:
@@ -185,14 +189,13 @@ def write(made: Samples, path: Path) -> None:
     if made.pictures is None:
         write_answers(made.rows, path)
         return
-    write_atomic(path, _file(made.pictures, path.suffix.lower()))
+    write_atomic(path, _file(made.pictures, made.columns, path.suffix.lower()))
 
 
-def _file(pictures: Tensor, ending: str) -> bytes:
+def _file(pictures: Tensor, columns: int, ending: str) -> bytes:
     """The pictures as a grid, or one after the other in a .gif."""
     from PIL import Image as Pillow
 
-    columns = min(len(pictures), max(1, round(len(pictures) ** 0.5)) if len(pictures) > STEPS else len(pictures))
     shown = list(pictures) if ending == ".gif" else [grid(pictures, columns)]
     frames = []
     for picture in shown:

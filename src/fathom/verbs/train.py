@@ -214,7 +214,9 @@ def _finish(
 
 
 def _decide(task: Task, predictor: Predictor) -> None:
-    """Choose the thresholds that targets ask for, on the validation rows; they ship with the schema."""
+    """Choose the thresholds that targets ask for, on the validation rows; they ship with the schema, earlier ones do not."""
+    for item in task.schema.targets.values():
+        item.state.pop("decision", None)
     if any(decision.rule(item) for item in task.schema.targets.values()):
         rows = task.prepared.sets["validation"]
         decision.settle(task.schema, predictor.outputs(rows), rows)

@@ -31,7 +31,9 @@ from fathom.deliver.bundle import read_weights
 # Shares of all steps: while the head learns on kept features a step costs next to nothing, and what is random settles
 # early; then the body follows (Howard & Ruder 2018 thaw little by little; Kumar et al. 2022 show why the head goes first).
 HEAD_SHARE = 0.3
-BODY_RATE = 0.1  # of the part of a body next to the head, as a multiple of the head's rate
+# Of the part of a body next to the head, as a multiple of the head's rate. Chosen on validation rows of clothes, from a small
+# network that knew digits: 0.3 did better than 0.1 and than 1.
+BODY_RATE = 0.3
 FALL = 0.9  # of the rate from one part of a body to the one below
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".keras")
 SHOWN = 4  # names of tensors in a sentence
@@ -231,7 +233,9 @@ def match(model: Model, schema: Schema, role: str, origin: Origin) -> Match:
     taken = {name: theirs[name].to(own[name].dtype) for name in fits}
     bad = next((name for name, tensor in taken.items() if not bool(torch.isfinite(tensor).all())), None)
     if bad is not None:
-        raise FathomError(f"{origin.location}: tensor '{bad}' holds values that are not finite; begin with other weights.")
+        raise FathomError(
+            f"{origin.location}: tensor '{bad}' holds values that are not finite; begin with other weights."
+        )
     return Match(taken, [name for name in own if name not in taken], origin.shown)
 
 
@@ -309,8 +313,8 @@ def stage_tables(module: nn.Module, new: Sequence[str]) -> list[dict[str, Any]]:
     the body slower than the head and its lower parts slower than the upper ones (Howard & Ruder 2018, section 3.2).
 
     Args:
-        module: a network; its `depth` names the parts of its body in order, as prefixes of parameters, and its `head_share`
-            and `body_rate` say otherwise than the constants here.
+        module: a network. Its `depth` names the parts of its body in order, as prefixes of parameters; `head_share`,
+            `head_rate` and `body_rate` say otherwise than is said here; `settled` are globs of what never thaws.
         new: names of the tensors that start anew; nothing needs protection from them where there are none.
 
     Returns:
@@ -335,11 +339,23 @@ def _globs(names: Iterable[str]) -> list[str]:
 
 def thawed_rates(module: nn.Module) -> dict[str, float]:
     """Parameter glob -> multiple of the learning rate, rising from the input to the head."""
-    slower = float(getattr(module, "body_rate", BODY_RATE))
+    slower, head = float(getattr(module, "body_rate", BODY_RATE)), float(getattr(module, "head_rate", 1.0))
     names = [name for name, _ in module.named_parameters()]
     parts = [part for part in getattr(module, "depth", ()) if any(name.startswith(f"{part}.") for name in names)]
     rates = {f"{part}.*": round(slower * FALL ** (len(parts) - 1 - i), 6) for i, part in enumerate(parts)}
-    return {"*": slower, **rates, f"{head_name(module)}.*": 1.0}
+    settled = dict.fromkeys(getattr(module, "settled", ()), 0.0)
+    return {"*": slower, **rates, **settled, f"{head_name(module)}.*": head}
 
 
-__all__ = ["FROM", "Match", "Origin", "beneath", "head_name", "match", "origin_of", "put", "stage_tables", "thawed_rates"]
+__all__ = [
+    "FROM",
+    "Match",
+    "Origin",
+    "beneath",
+    "head_name",
+    "match",
+    "origin_of",
+    "put",
+    "stage_tables",
+    "thawed_rates",
+]
