@@ -454,10 +454,12 @@ def in_shares(stages: Sequence[Any]) -> bool:
 def divided(total: int, shares: Sequence[float]) -> list[int]:
     """Steps of each stage: at least one, and `total` in all where that is enough.
 
-    >>> divided(10, [0.3, 0.7]), divided(1, [0.3, 0.7])
-    ([3, 7], [1, 1])
+    >>> divided(10, [0.3, 0.7]), divided(2, [0.8, 0.2]), divided(1, [0.3, 0.7])
+    ([3, 7], [1, 1], [1, 1])
     """
-    ends = [max(round(total * sum(shares[: i + 1])), i + 1) for i in range(len(shares))]
+    stages = len(shares)
+    wanted = [round(total * sum(shares[: i + 1])) for i in range(stages)]
+    ends = [min(max(end, i + 1), max(total, stages) - (stages - 1 - i)) for i, end in enumerate(wanted)]
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 

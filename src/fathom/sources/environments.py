@@ -34,7 +34,7 @@ ID = re.compile(r"([\w:.-]+/)?[\w:.-]+-v\d+")
 MEANT_FOR_ROWS = ("target", "input", "compare", "group", "time", "horizon", "weight", "validation", "test", "limit")
 
 
-@source("environments", order=5)
+@source("environments", order=5, reads="a gymnasium id, an environment, or a function that makes one")
 class Environments(Source):
     """A gymnasium environment: an id, an object, or a function that makes one."""
 
