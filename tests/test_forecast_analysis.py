@@ -347,6 +347,14 @@ class TestWalkForward:
         with pytest.raises(DataError, match=r"training\.folds = 5 leaves the first fold too little .* fewer folds"):
             walk_forward(np.arange(20), 5, 4, 3)
 
+    def test_a_gap_before_a_test_stretch_leaves_rows_to_choose_by(self) -> None:
+        rows = np.concatenate([np.arange(400), np.arange(600, 1000)])  # as where a sensor was away for months
+        for train, held, test in walk_forward(rows, 4, 5, 10):
+            assert len(held) >= 5
+            assert abs(len(test) - 160) <= 1, "as many rows in each fold, wherever the gap lies"
+            assert rows[train].max() + 5 <= rows[held].min()
+            assert rows[held].max() + 5 <= rows[test].min()
+
 
 def test_stretches_are_no_shorter_than_the_horizon():
     assert overlapping(np.array([3, 4, 4, 5, 9, 11]), 2).tolist() == [0, 0, 0, 1, 1, 2]

@@ -218,8 +218,8 @@ def walk_forward(
 ) -> list[tuple[Index, Index, Index]]:
     """Folds of a series: each test stretch follows all that was learnt for it, and the learnt part grows.
 
-    The moments are cut into K + 1 stretches of equal length; the first is only learnt from. A row forecasts the `horizon`
-    moments after it, so those whose forecasts reach into the next part are left out: no training or validation window
+    The moments that can be forecast from are cut into K + 1 stretches of as many each, wherever there are gaps; the first
+    is only learnt from. A row forecasts the `horizon` moments after it, so those whose forecasts reach into the next part are left out: no training or validation window
     holds a moment that is judged. What a test row reads may well lie in the training part.
 
     Args:
@@ -235,18 +235,19 @@ def walk_forward(
     Raises:
         DataError: the first stretch is too short to learn from.
     """
-    first, last = int(rows.min()), int(rows.max()) + 1
-    cuts = np.linspace(first, last, count + 2).round().astype(np.int64)[1:]
+    moments = np.append(np.unique(rows), rows.max() + 1)  # the last is the end of the last stretch
+    places = np.linspace(0, len(moments) - 1, count + 2).round().astype(np.int64)[1:]
     made = []
-    for start, stop in pairwise(cuts):
-        middle = start - max(1, round(validation * (start - first)), horizon)
+    for place, end in pairwise(places):
+        start, stop = moments[place], moments[end]
+        middle = min(moments[place - max(1, round(validation * place))], start - horizon)
         test = np.flatnonzero((rows >= start) & (rows < stop))
         held = np.flatnonzero((rows >= middle) & (rows + horizon <= start))
         train = np.flatnonzero(rows + horizon <= middle)
         if not (len(train) and len(held) and len(test)):
             fewest = (count + 1) * (2 * horizon + past)
             raise DataError(
-                f"training.folds = {count} leaves the first fold too little to learn from: {last - first:,} moments can be "
+                f"training.folds = {count} leaves the first fold too little to learn from: {len(moments) - 1:,} moments can be "
                 f"forecast from, in {count + 1} stretches, and each forecast reads {past} and foretells {horizon}. Use fewer "
                 f"folds, a shorter --horizon, or about {fewest:,} moments or more."
             )
