@@ -201,8 +201,13 @@ def listed(values: Sequence[Any], most: int) -> str:
 
 
 def capital(text: str) -> str:
-    """The text with a capital first letter, the others as they are."""
-    return text[:1].upper() + text[1:]
+    """The text with a capital first letter, the others as they are; a word that has capitals within keeps its spelling.
+
+    >>> capital("accuracy of 'y'"), capital("mAP50")
+    ("Accuracy of 'y'", 'mAP50')
+    """
+    first = text.partition(" ")[0]
+    return text if first[1:] != first[1:].lower() else text[:1].upper() + text[1:]
 
 
 def sentence(text: Any) -> str:
