@@ -303,7 +303,7 @@ def test_what_cannot_be_forecast(tmp_path: Path) -> None:
     assert "data.weight has no meaning" in refused(short, horizon=2, weight="y")
     named = csv(tmp_path / "named.csv", date=hours(30), y=wavy(30), who=["a", "b"] * 15)
     assert "'who' holds no numbers, so it cannot be forecast" in refused(named, horizon=1, target="who")
-    assert "leaves the first fold too little to learn from" in refused(short, horizon=2, fold=[1, 5])
+    assert "leaves the first fold too little to learn from" in refused(short, horizon=2, fold=[1, 8])
     infinite = csv(tmp_path / "inf.csv", date=hours(60), y=wavy(60), x=[*wavy(59), "inf"])
     assert "line 61: column 'x' holds an infinite or too large number" in refused(infinite, horizon=2, target="y")
 

@@ -1,6 +1,7 @@
 """What agents share: they act in copies of an environment, and what they meet is the data.
 
     Acting           an algorithm whose batches come from an arena; budgets, validation and the learning curve
+    Rows             what was met or sampled, while it is learnt from
     Normalization    running statistics of observations, handed to the models' layers when the algorithm says so
     Episodes         return and length of every episode of training
     orthogonal       the initialization of agents' networks
@@ -143,6 +144,21 @@ def deployed(schema: Schema, model: Model, log: bool) -> Predictor:
         return {"action": output.log_softmax(1) if log else output}
 
     return Predictor(schema, {"preprocess": model.preprocess, "network": model.module}, forward)
+
+
+class Rows:
+    """Rows that are learnt from in several steps; a resume goes on with them."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of them."""
+        return dict(self.rows)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them back."""
+        self.rows = {name: tensor.clone() for name, tensor in state.items()}
 
 
 class Normalization:

@@ -27,7 +27,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from fathom.algorithms.acting import Acting, Share, deployed, is_fresh, orthogonal
+from fathom.algorithms.acting import Acting, Rows, Share, deployed, is_fresh, orthogonal
 from fathom.core.contract import Batch, Model, Predictor, Schema, Stage, hyperparameter
 from fathom.core.errors import FathomError
 from fathom.core.optimize import Optimizer
@@ -35,6 +35,7 @@ from fathom.core.recipe import Training
 from fathom.core.registry import algorithm
 from fathom.fields.action import VALUES
 
+AT_ONCE = 2**18  # numbers of observations that are sampled together, for fewer and larger operations
 LEAST_PRIORITY = 1e-6  # added to every surprise, so that nothing is never seen again
 
 
@@ -66,7 +67,7 @@ def _training(schema: Schema, network: str) -> dict[str, Any]:
 class DQN(Acting):
     """Learn what every action is worth from a memory of what was met, and take the best one, but for some at random."""
 
-    saved: ClassVar[tuple[str, ...]] = (*Acting.saved, "replay", "target", "synced")
+    saved: ClassVar[tuple[str, ...]] = (*Acting.saved, "replay", "target", "synced", "drawn")
     memory: PositiveInt = hyperparameter(100_000, search=[10_000, 50_000, 100_000], help="actions that are remembered")
     starts: NonNegativeInt = hyperparameter(1000, help="actions at random before anything is learnt")
     train_every: PositiveInt = hyperparameter(256, search=[4, 16, 256], help="actions between turns of learning")
@@ -131,6 +132,9 @@ class DQN(Acting):
             max(2, self.memory // self.environments), self.environments, self.environment.shape, self.environment.dtype
         )
         self.synced = 0  # actions taken when the target was renewed last
+        self.drawn = Rows()
+        rows, width = self.context.recipe.training.rows_per_batch(), max(1, int(np.prod(self.environment.shape)))
+        self.together = 1 if self.prioritized else max(1, min(self.updates, AT_ONCE // (rows * width)))
         turns = self.context.recipe.training.planned_steps() / self.updates
         self.planned = self.starts + turns * self.train_every  # actions in all
         if self.prioritized:
@@ -140,10 +144,21 @@ class DQN(Acting):
         """Turns: some actions, then batches out of the memory."""
         rows = self.context.recipe.training.rows_per_batch()
         for step in count(start):
-            if step % self.updates == 0:
+            turn = step % self.updates
+            if turn == 0:
                 self._collect()
-            batch = self.replay.sample(rows, self.n_step, self.discount, self.priority_exponent, self._correction())
-            yield {name: tensor.to(self.context.device) for name, tensor in batch.items()}
+            place = turn % self.together
+            if place == 0:
+                self.drawn.rows = self._draw(rows * min(self.together, self.updates - turn))
+            yield {name: tensor[place * rows : (place + 1) * rows] for name, tensor in self.drawn.rows.items()}
+
+    def _draw(self, rows: int) -> Batch:
+        """Several batches at once, since memory and target stay as they are until the next turn; judged by the target."""
+        sampled = self.replay.sample(rows, self.n_step, self.discount, self.priority_exponent, self._correction())
+        batch = {name: tensor.to(self.context.device) for name, tensor in sampled.items()}
+        with torch.no_grad():
+            batch["judged"] = self.values(self.target.module(self.layer(batch["after"])))  # (rows, A)
+        return batch
 
     def _collect(self) -> None:
         """Act until the next turn; the first time, at random until there is enough to learn from."""
@@ -190,11 +205,11 @@ class DQN(Acting):
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Huber's loss of the temporal difference."""
-        after = self.layer(batch["after"])
+        judged = batch["judged"]  # (B, A) what the target says of the actions after
         with torch.no_grad():
-            judged = self.values(self.target.module(after))  # (B, A)
             if self.double:
-                worth = judged.gather(1, self.values(self.q.module(after)).argmax(1, keepdim=True))[:, 0]
+                after = self.values(self.q.module(self.layer(batch["after"])))
+                worth = judged.gather(1, after.argmax(1, keepdim=True))[:, 0]
             else:
                 worth = judged.amax(1)
             wanted = batch["reward"] + batch["discount"] * worth

@@ -24,7 +24,7 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.algorithms.acting import Acting, Share, deployed, is_fresh, orthogonal
+from fathom.algorithms.acting import Acting, Rows, Share, deployed, is_fresh, orthogonal
 from fathom.core.contract import Batch, Model, Predictor, Schema, Stage, hyperparameter
 from fathom.core.optimize import Optimizer
 from fathom.core.recipe import Training
@@ -126,7 +126,7 @@ class PPO(Acting):
         owned = {"actor": self.actor, "critic": self.critic, "policy": self.policy}
         self.optimizers = {"agent": Optimizer(owned, training, self.context.clock)}
         self.reward_scale = RewardScale(self.environments, self.discount)
-        self.rollout = Rollout()
+        self.rollout = Rows()
 
     def batches(self, stage: Stage, start: int) -> Iterator[Batch]:
         """Minibatches of a rollout in an order of their own in each pass, then the next rollout."""
@@ -253,21 +253,6 @@ class Met:
         shape = (steps, len(arena.copies))
         observation = np.empty((steps, *arena.observation.shape), arena.observation.dtype)
         return Met(observation, np.empty(shape, np.float32), np.empty(shape, bool), np.empty(shape, bool))
-
-
-class Rollout:
-    """The rows of the rollout under way; a resume goes on with what is left of it."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, Tensor] = {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """All rows."""
-        return dict(self.rows)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
-        self.rows = {name: tensor.clone() for name, tensor in state.items()}
 
 
 class RewardScale:
