@@ -219,8 +219,9 @@ def walk_forward(
     """Folds of a series: each test stretch follows all that was learnt for it, and the learnt part grows.
 
     The moments that can be forecast from are cut into K + 1 stretches of as many each, wherever there are gaps; the first
-    is only learnt from. A row forecasts the `horizon` moments after it, so those whose forecasts reach into the next part are left out: no training or validation window
-    holds a moment that is judged. What a test row reads may well lie in the training part.
+    is only learnt from. A row forecasts the `horizon` moments after it, so those whose forecasts reach into the next part
+    are left out: no training or validation window holds a moment that is judged. What a test row reads may well lie in the
+    training part.
 
     Args:
         rows: (N,) integers, the moment from which each row forecasts; several series may share moments.
