@@ -137,6 +137,9 @@ class PPO(Acting):
             if place == 0:
                 self._collect()
             epoch, number = divmod(place, self.minibatches)
+            if self.minibatches == 1:  # all rows at once, whose order says nothing
+                yield self.rollout.rows
+                continue
             if number == 0 or not cuts:
                 generator = torch.Generator().manual_seed((seed * 1_000_003 + turn * self.epochs + epoch) % 2**63)
                 cuts = torch.randperm(rows, generator=generator).tensor_split(self.minibatches)
