@@ -128,7 +128,9 @@ class Faulty(gymnasium.Env[np.ndarray, int]):
         if self.actions >= self.at:
             if self.how == "raises":
                 raise RuntimeError("the motor is hot")
-            shown = {"observation": np.full(2, np.nan, np.float32), "shape": np.zeros(3, np.float32)}.get(self.how, shown)
+            shown = {"observation": np.full(2, np.nan, np.float32), "shape": np.zeros(3, np.float32)}.get(
+                self.how, shown
+            )
             reward = np.nan if self.how == "reward" else 0.0
         if self.how == "four":
             return shown, reward, False, {}

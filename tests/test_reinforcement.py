@@ -26,7 +26,13 @@ from fathom.fields.observation import Normalize, Observation, Running, picture_s
 from fathom.verbs.assemble import Assembly, build, open_task
 
 QUICK = {"training.threads": 1}
-PPO = {"training.algorithm": "ppo", "ppo.environments": 4, "ppo.rollout_steps": 8, "ppo.epochs": 2, "training.batch": 16}
+PPO = {
+    "training.algorithm": "ppo",
+    "ppo.environments": 4,
+    "ppo.rollout_steps": 8,
+    "ppo.epochs": 2,
+    "training.batch": 16,
+}
 DQN = {
     "training.algorithm": "dqn", "dqn.environments": 2, "dqn.starts": 20, "dqn.train_every": 4, "dqn.updates": 3,
     "training.batch": 16, "network.hidden": [16],

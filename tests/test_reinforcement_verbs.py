@@ -183,7 +183,9 @@ def test_a_killed_run_ends_with_the_same_weights(tmp_path: Path, words: tuple[st
 def test_seeds_are_judged_together() -> None:
     run = fathom.fit(Chain, **TINY, seeds=3)
     results = run.results
-    scores = [np.mean(read_json(path / "results.json")["episodes"]["network"]) for path in sorted(run.path.glob("members/*"))]
+    scores = [
+        np.mean(read_json(path / "results.json")["episodes"]["network"]) for path in sorted(run.path.glob("members/*"))
+    ]
     assert results["test"]["return"]["value"] == pytest.approx(float(interquartile_mean(torch.tensor(scores))))
     assert results["test"]["mean_return"]["value"] == pytest.approx(np.mean(scores))
     assert set(results["improvement"]) == set(results["baseline"])
@@ -383,7 +385,9 @@ def test_only_agents_play(cartpole: Path) -> None:
     run = fathom.fit((np.arange(40.0)[:, None], [0, 1] * 20), steps=2, **{"training.threads": 1})
     assert "learnt from rows; only agents play" in cli("play", str(run.path), "-o", "agent.gif").last
     assert "Only agents play episodes" in cli("evaluate", str(run.path), "--episodes", "3").last
-    assert "Acrobot-v1 has another observation than the agent learnt" in cli("evaluate", str(cartpole), "Acrobot-v1").last
+    assert (
+        "Acrobot-v1 has another observation than the agent learnt" in cli("evaluate", str(cartpole), "Acrobot-v1").last
+    )
     assert "'digits' is rows of data" in cli("evaluate", str(cartpole), "digits").last
 
 
@@ -426,7 +430,9 @@ def test_every_agent_keeps_the_contract(name: str, make: Any) -> None:
     keys = TINY if name == "ppo" else DQN
     small = {"network.channels": [2], "network.dense": [8]} if make is Catch else {"network.hidden": [8]}
     keys = {key: value for key, value in keys.items() if not key.startswith("network")}
-    run = fathom.fit(make, algorithm=name, **{key: v for key, v in keys.items() if key != "training.algorithm"}, **small)
+    run = fathom.fit(
+        make, algorithm=name, **{key: v for key, v in keys.items() if key != "training.algorithm"}, **small
+    )
     again = fathom.load(run.path)
     shown = torch.arange(5) if make is Chain else torch.randint(0, 256, (5, 10, 5, 1), dtype=torch.uint8)
     batch = {"observation": shown}

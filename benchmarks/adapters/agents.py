@@ -53,5 +53,11 @@ def arguments() -> argparse.Namespace:
 def write(path: Path, watch: Watch, actions: int) -> None:
     """What was measured; time of the processor beside that of the clock, which a busy machine stretches."""
     seconds, cpu = time.perf_counter() - watch.begin, time.process_time() - watch.cpu
-    told = {"actions": actions, "seconds": seconds, "cpu": cpu, "solved": watch.solved(), "episodes": len(watch.returns)}
+    told = {
+        "actions": actions,
+        "seconds": seconds,
+        "cpu": cpu,
+        "solved": watch.solved(),
+        "episodes": len(watch.returns),
+    }
     path.write_text(json.dumps(told))

@@ -46,7 +46,9 @@ class Acting(Algorithm):
 
     divisible: ClassVar[bool] = False
     saved: ClassVar[tuple[str, ...]] = ("arena", "episodes", "normalization")
-    environments: PositiveInt = hyperparameter(1, search=[1, 4, 8, 16], help="copies of the environment that are acted in")
+    environments: PositiveInt = hyperparameter(
+        1, search=[1, 4, 8, 16], help="copies of the environment that are acted in"
+    )
     discount: Share = hyperparameter(0.99, search=[0.98, 0.99, 0.995, 0.999], help="worth of a reward one action later")
 
     def build(self) -> None:

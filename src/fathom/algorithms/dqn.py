@@ -73,7 +73,9 @@ class DQN(Acting):
     train_every: PositiveInt = hyperparameter(256, search=[4, 16, 256], help="actions between turns of learning")
     updates: PositiveInt = hyperparameter(128, search=[1, 4, 128], help="batches that each turn learns from")
     target_every: PositiveInt = hyperparameter(10, help="actions after which the target is renewed, at a turn's start")
-    exploration: Share = hyperparameter(0.16, search=(0.05, 0.5), help="share of all actions over which chance is lowered")
+    exploration: Share = hyperparameter(
+        0.16, search=(0.05, 0.5), help="share of all actions over which chance is lowered"
+    )
     epsilon: Share = hyperparameter(0.04, search=(0.01, 0.1), help="share of actions at random in the end")
     double: bool = hyperparameter(True, search=[True, False], help="whether the network chooses what the target judges")
     dueling: bool = hyperparameter(False, search=[True, False], help="whether the state's value is learnt apart")
@@ -81,7 +83,9 @@ class DQN(Acting):
     prioritized: bool = hyperparameter(False, search=[True, False], help="whether surprises are sampled more often")
     priority_exponent: Share = hyperparameter(0.6, help="how much more often; 0 is evenly")
     importance: Share = hyperparameter(0.4, help="how much of that is corrected at first; all of it in the end")
-    normalize_observations: bool = hyperparameter(False, help="whether numbers are scaled by what the first actions met")
+    normalize_observations: bool = hyperparameter(
+        False, help="whether numbers are scaled by what the first actions met"
+    )
     orthogonal: bool = hyperparameter(False, help="whether the first weights are orthogonal")
 
     @classmethod
@@ -98,7 +102,9 @@ class DQN(Acting):
         """
         state = schema.targets["action"].state
         if state["form"] != "discrete":
-            raise FathomError("dqn chooses the best of several actions, and here an action is numbers. Use --algorithm ppo.")
+            raise FathomError(
+                "dqn chooses the best of several actions, and here an action is numbers. Use --algorithm ppo."
+            )
         state["scores"], state["dueling"] = VALUES, bool(options["dueling"])
 
     @classmethod

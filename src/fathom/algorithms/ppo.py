@@ -78,19 +78,31 @@ class PPO(Acting):
     """Act, estimate how much better each action was than expected, and make the better ones likelier, a little."""
 
     saved: ClassVar[tuple[str, ...]] = (*Acting.saved, "policy", "rollout", "reward_scale")
-    environments: PositiveInt = hyperparameter(8, search=[8, 16, 32], help="copies of the environment that are acted in")
+    environments: PositiveInt = hyperparameter(
+        8, search=[8, 16, 32], help="copies of the environment that are acted in"
+    )
     rollout_steps: PositiveInt = hyperparameter(32, search=[32, 128, 256], help="actions of each copy between updates")
     epochs: PositiveInt = hyperparameter(20, search=[4, 10, 20], help="passes over what was met between updates")
     discount: Share = hyperparameter(0.98, search=[0.98, 0.99, 0.999], help="worth of a reward one action later")
-    gae_lambda: Share = hyperparameter(0.8, search=[0.8, 0.9, 0.95], help="how far advantages look ahead; 1 is to the end")
-    clip_range: PositiveFloat = hyperparameter(0.2, search=(0.1, 0.3), help="change of a probability that is still rewarded")
+    gae_lambda: Share = hyperparameter(
+        0.8, search=[0.8, 0.9, 0.95], help="how far advantages look ahead; 1 is to the end"
+    )
+    clip_range: PositiveFloat = hyperparameter(
+        0.2, search=(0.1, 0.3), help="change of a probability that is still rewarded"
+    )
     clip_schedule: Literal["constant", "linear"] = hyperparameter("linear", help="of the clip range, down to zero")
-    value_clip: NonNegativeFloat = hyperparameter(0.0, help="change of a value that is still learnt from; 0 has no limit")
+    value_clip: NonNegativeFloat = hyperparameter(
+        0.0, help="change of a value that is still learnt from; 0 has no limit"
+    )
     value_weight: NonNegativeFloat = hyperparameter(0.5, help="of the value's loss beside the policy's")
     entropy: NonNegativeFloat = hyperparameter(0.0, search=[0.0, 0.001, 0.01], help="reward for staying undecided")
     normalize_observations: bool = hyperparameter(True, help="whether numbers are centered and scaled by what was met")
-    normalize_rewards: bool = hyperparameter(False, help="whether rewards are divided by the deviation of their returns")
-    normalize_advantages: bool = hyperparameter(True, help="whether advantages are centered and scaled in each minibatch")
+    normalize_rewards: bool = hyperparameter(
+        False, help="whether rewards are divided by the deviation of their returns"
+    )
+    normalize_advantages: bool = hyperparameter(
+        True, help="whether advantages are centered and scaled in each minibatch"
+    )
     orthogonal: bool = hyperparameter(True, help="whether the first weights are orthogonal")
     log_deviation: float = hyperparameter(0.0, help="of the first policy over numbers, as a logarithm")
 
@@ -189,9 +201,7 @@ class PPO(Acting):
                 reward[t, i] += self.discount * worth
         table = value.cpu().numpy().reshape(self.rollout_steps, self.environments)
         ended = met.terminated | met.truncated
-        gained = advantages(
-            reward, table, self._worth(self.arena.observation), ended, self.discount, self.gae_lambda
-        )
+        gained = advantages(reward, table, self._worth(self.arena.observation), ended, self.discount, self.gae_lambda)
         advantage = torch.from_numpy(gained.reshape(rows)).to(self.context.device)
         return {
             "observation": observation, "action": action, "log_probability": log_probability,

@@ -124,7 +124,9 @@ def pooled(tables: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         verdict, learning and notes.
     """
     names = [NETWORK, *[name for name in tables[0]["baseline"] if all(name in table["baseline"] for table in tables)]]
-    scores = {name: torch.tensor([_score(table, name) for table in tables], dtype=torch.float64) for name in names}  # (S,)
+    scores = {
+        name: torch.tensor([_score(table, name) for table in tables], dtype=torch.float64) for name in names
+    }  # (S,)
     seeds = len(tables)
     drawn = torch.randint(seeds, (RESAMPLES, seeds), generator=torch.Generator().manual_seed(seed))  # (R, S)
     lengths = torch.tensor([table["test"]["episode_length"]["value"] for table in tables], dtype=torch.float64)

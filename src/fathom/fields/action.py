@@ -1,7 +1,7 @@
 """Actions: what an agent does, as the target that its network answers.
 
-    discrete   one of so many actions; an output each (a value, or the logarithm of a probability)
-    box        numbers within bounds; an output each, -1 to 1 standing for the bounds where both are finite
+discrete   one of so many actions; an output each (a value, or the logarithm of a probability)
+box        numbers within bounds; an output each, -1 to 1 standing for the bounds where both are finite
 """
 
 from __future__ import annotations
@@ -64,7 +64,12 @@ class Action(Field):
             first = int(rows.min())
             self.state = {"form": "discrete", "count": int(rows.max()) - first + 1, "start": first}
         else:
-            self.state = {"form": "box", "low": rows.min(0).tolist(), "high": rows.max(0).tolist(), "shape": [rows.shape[1]]}
+            self.state = {
+                "form": "box",
+                "low": rows.min(0).tolist(),
+                "high": rows.max(0).tolist(),
+                "shape": [rows.shape[1]],
+            }
 
     def encode(self, columns: Columns, target: bool = False) -> Tensor:
         """(N,) int64 from 0, or (N, numbers) float32."""
@@ -112,7 +117,10 @@ class Action(Field):
             return torch.randint(self.count, (rows,), generator=generator)
         low, high = self._bounds()
         both = torch.isfinite(low) & torch.isfinite(high)
-        even, normal = torch.rand(rows, self.count, generator=generator), torch.randn(rows, self.count, generator=generator)
+        even, normal = (
+            torch.rand(rows, self.count, generator=generator),
+            torch.randn(rows, self.count, generator=generator),
+        )
         return torch.where(both, even * 2 - 1, normal)
 
     def decode(self, output: Tensor) -> list[Any]:
@@ -136,7 +144,9 @@ class Action(Field):
         if self.form == "discrete":
             return f"{self.count} actions"
         low, high = self.state["low"], self.state["high"]
-        bounds = f" from {low[0]:g} to {high[0]:g}" if None not in (*low, *high) and len({*low}) == len({*high}) == 1 else ""
+        bounds = (
+            f" from {low[0]:g} to {high[0]:g}" if None not in (*low, *high) and len({*low}) == len({*high}) == 1 else ""
+        )
         return f"{self.count} number{'s' * (self.count != 1)}{bounds}"
 
 

@@ -36,7 +36,9 @@ class Observation(Field):
 
     kind = "observation"
     frames: PositiveInt = hyperparameter(1, search=[1, 4], help="successive pictures that are seen together")
-    clip: PositiveFloat = hyperparameter(10.0, help="normalized numbers further from the mean than this many deviations are cut")
+    clip: PositiveFloat = hyperparameter(
+        10.0, help="normalized numbers further from the mean than this many deviations are cut"
+    )
 
     @property
     def form(self) -> str:
@@ -80,7 +82,9 @@ class Observation(Field):
             rows[bad] = float(first_state)
             last = first_state + self.state.get("count", 0) - 1
             allowed = f"a state from {first_state} to {last}" if self.form == "discrete" else "a finite number"
-            raise RowFaults(dict.fromkeys(bad.tolist(), f"the observation has what is not {allowed}"), self._typed(rows))
+            raise RowFaults(
+                dict.fromkeys(bad.tolist(), f"the observation has what is not {allowed}"), self._typed(rows)
+            )
         return self._typed(rows)
 
     def _typed(self, rows: Tensor) -> Tensor:

@@ -130,7 +130,9 @@ def _factory(location: Any, options: dict[str, Any]) -> Callable[[str | None], A
     if isinstance(location, str):
         return lambda render: _make(location, options, render)
     if options:
-        raise DataError("data.environment holds options of an id; an environment given from Python has its own already.")
+        raise DataError(
+            "data.environment holds options of an id; an environment given from Python has its own already."
+        )
     if not _is_environment(location):
         return lambda render: _made(location)
     if getattr(location, "spec", None) is not None:
@@ -208,7 +210,9 @@ def _horizon(environment: Any) -> int | None:
 def _schema(environment: Any, name: str, options: dict[str, dict[str, Any]]) -> Schema:
     strange = set(options) - {"observation", "action"}
     if strange:
-        raise DataError(f"data.{min(strange)} has no meaning for an environment, whose fields are observation and action.")
+        raise DataError(
+            f"data.{min(strange)} has no meaning for an environment, whose fields are observation and action."
+        )
     shown = _observation(environment.observation_space, name, options.get("observation", {}))
     done = _action(environment.action_space, name, options.get("action", {}))
     return Schema({"observation": shown}, {"action": done})
@@ -244,7 +248,9 @@ def _action(space: Any, name: str, options: dict[str, Any]) -> Any:
         made.state = {"form": "discrete", "count": int(space.n), "start": int(space.start)}
         return made
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and math.prod(space.shape) > 0:
-        low, high = ([float(b) if np.isfinite(b) else None for b in bound.reshape(-1)] for bound in (space.low, space.high))
+        low, high = (
+            [float(b) if np.isfinite(b) else None for b in bound.reshape(-1)] for bound in (space.low, space.high)
+        )
         made.state = {"form": "box", "low": low, "high": high, "shape": list(space.shape)}
         return made
     raise DataError(

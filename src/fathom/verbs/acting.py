@@ -64,7 +64,9 @@ def _refuse(recipe: Recipe) -> None:
         raise FathomError("Augmentations change rows of data, and an environment has none; leave [augment] out.")
     for stage in recipe.stage:
         if stage.steps is None:
-            raise FathomError(f"The stage '{stage.name}' has to count steps: where an agent acts, nothing else is known.")
+            raise FathomError(
+                f"The stage '{stage.name}' has to count steps: where an agent acts, nothing else is known."
+            )
 
 
 def evaluate(run: Run, data: Any, count: int | None) -> dict[str, Any]:
@@ -100,7 +102,9 @@ def environment_of(run: Run, data: Any = None) -> Environment:
     recipe = run.deployed.recipe
     place = data if data is not None else recipe.data.location
     if place is None:
-        raise FathomError(f"{run.path} learnt in an environment given from Python; give it again, as an object or a function.")
+        raise FathomError(
+            f"{run.path} learnt in an environment given from Python; give it again, as an object or a function."
+        )
     options = recipe.data if data is None else recipe.data.model_copy(update={"environment": {}})
     prepared = open_source(place, options).prepare(options, recipe.training.seed)
     if prepared.environment is None:

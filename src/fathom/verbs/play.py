@@ -95,7 +95,9 @@ def play(
 
 def _check(run: Run, path: Path) -> None:
     if not acts(run.schema):
-        raise FathomError(f"{run.path} learnt from rows; only agents play. Its verb is: fathom predict {run.path} INPUT")
+        raise FathomError(
+            f"{run.path} learnt from rows; only agents play. Its verb is: fathom predict {run.path} INPUT"
+        )
     if path.suffix.lower() not in ENDINGS:
         raise DataError(f"Episodes cannot be written as '{path.suffix or path}'; use .gif or .mp4.")
     if path.suffix.lower() == ".mp4":
@@ -106,7 +108,9 @@ def _encoder() -> Any:
     try:
         import imageio_ffmpeg
     except ModuleNotFoundError as error:
-        raise FathomError("An .mp4 needs imageio-ffmpeg: pip install imageio-ffmpeg. A .gif needs nothing more.") from error
+        raise FathomError(
+            "An .mp4 needs imageio-ffmpeg: pip install imageio-ffmpeg. A .gif needs nothing more."
+        ) from error
     return imageio_ffmpeg
 
 
