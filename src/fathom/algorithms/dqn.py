@@ -149,6 +149,7 @@ class DQN(Acting):
     def batches(self, stage: Stage, start: int) -> Iterator[Batch]:
         """Turns: some actions, then batches out of the memory."""
         rows = self.context.recipe.training.rows_per_batch()
+        cuts: dict[str, tuple[Tensor, ...]] = {}
         for step in count(start):
             turn = step % self.updates
             if turn == 0:
@@ -156,7 +157,9 @@ class DQN(Acting):
             place = turn % self.together
             if place == 0:
                 self.drawn.rows = self._draw(rows * min(self.together, self.updates - turn))
-            yield {name: tensor[place * rows : (place + 1) * rows] for name, tensor in self.drawn.rows.items()}
+            if place == 0 or not cuts:
+                cuts = {name: tensor.split(rows) for name, tensor in self.drawn.rows.items()}
+            yield {name: parts[place] for name, parts in cuts.items()}
 
     def _draw(self, rows: int) -> Batch:
         """Several batches at once, since memory and target stay as they are until the next turn; judged by the target."""
