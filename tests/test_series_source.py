@@ -483,6 +483,25 @@ def test_series_that_end_early_are_shorter_rows(tmp_path: Path) -> None:
     assert prepared.store.lengths().tolist()[:2] == [10, 6]
 
 
+@pytest.mark.parametrize("kind", ["lines", "parquet", "frame"])
+def test_lists_of_channels_are_found_in_every_table(kind: str, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    rows = [{"x": [[i, 1.0, 2.0], [0.5, i, None]], "label": "ab"[i % 2]} for i in range(12)]
+    frame = pa.Table.from_pylist(rows)
+    location: Any = frame
+    if kind == "lines":
+        location = tmp_path / "rows.jsonl"
+        location.write_text("\n".join(json.dumps(row) for row in rows))
+    elif kind == "parquet":
+        location = tmp_path / "rows.parquet"
+        parquet.write_table(frame, location)
+    assert Entities.accepts(location)
+    schema = open_source(location, Recipe.parse({"data": {"target": "label"}}).data).schema()
+    assert {name: item.kind for name, item in schema.inputs.items()} == {"x": "series"}
+    assert schema.inputs["x"].state["layout"]["channels"] == ("x0", "x1")
+
+
 def test_lists_of_channels_and_of_moments(tmp_path: Path) -> None:
     channels = [[[float(i), 2.0, 3.0][: 2 + i % 2], [5.0, None, 7.0][: 2 + i % 2]] for i in range(30)]
     path = tmp_path / "a.jsonl"

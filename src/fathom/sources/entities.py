@@ -17,7 +17,7 @@ import csv
 import gzip
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -193,9 +193,10 @@ class Entities(Guessed):
         values, lengths = moments_of(_lists(column, rows, self.location), name)
         channels = tuple(f"{name}{i}" for i in range(values.shape[1]))
         what = "channels, each a list of moments" if by_channel else "moments"
+        least, most = lengths.min(), lengths.max()
         self.reading_notes.append(
             f"'{name}' is read as a list of {what}: {len(channels)} channel{'s' if len(channels) > 1 else ''}, "
-            f"{lengths.min()} to {lengths.max()} moments a row."
+            f"{least if least == most else f'{least} to {most}'} moments a row."
         )
         return replace(rows, channels=channels)
 
@@ -443,10 +444,12 @@ def _plain(options: Data) -> Data:
 
 
 def _header(location: Any) -> tuple[list[str], dict[str, Any]]:
-    """The names of a table's columns, and its first record where that is cheap (lists are told apart by it)."""
+    """The names of a table's columns, and its first record where it could hold lists (they are told apart by it)."""
     if hasattr(location, "__arrow_c_stream__"):
-        with_schema = pa.RecordBatchReader.from_stream(location).schema if _rereadable(location) else pa.schema([])
-        return with_schema.names, {}
+        if not _rereadable(location):
+            return [], {}
+        reader = pa.RecordBatchReader.from_stream(location)
+        return reader.schema.names, _first_lists(reader.schema, reader)
     if isinstance(location, list):
         return list(location[0]), location[0]
     path = Path(str(location))
@@ -455,7 +458,8 @@ def _header(location: Any) -> tuple[list[str], dict[str, Any]]:
         if kind in PARQUET:
             from pyarrow import parquet
 
-            return parquet.read_schema(path).names, {}
+            table = parquet.ParquetFile(path)
+            return table.schema_arrow.names, _first_lists(table.schema_arrow, table.iter_batches(batch_size=1))
         with open_bytes(path) as file:
             first = file.readline(1 << 22).decode("utf-8-sig", "replace")
     except (OSError, EOFError, gzip.BadGzipFile, pa.ArrowInvalid):
@@ -468,6 +472,13 @@ def _header(location: Any) -> tuple[list[str], dict[str, Any]]:
         return next(csv.reader([first], delimiter=delimiter), []), {}
     except csv.Error:
         return [], {}  # told by whoever reads it
+
+
+def _first_lists(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> dict[str, Any]:
+    """The first record's lists of lists; nothing is read where no column holds any."""
+    nested = [field.name for field in schema if is_list(field.type) and is_list(field.type.value_type)]
+    batch = next((batch for batch in batches if batch.num_rows), None) if nested else None
+    return {name: batch.column(name)[0].as_py() for name in nested} if batch is not None else {}
 
 
 def _rereadable(frame: Any) -> bool:
