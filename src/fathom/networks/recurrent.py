@@ -35,6 +35,7 @@ from fathom.networks.sequence import (
     pool,
     pooled_width,
     present,
+    surely,
 )
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -102,7 +103,8 @@ class Steps(nn.Module):
 
     def forward(self, steps: Tensor, exists: Tensor) -> Tensor:
         """The state after each step; zeros where there is none."""
-        order = None if bool((exists[:, 1:] <= exists[:, :-1]).all()) else (~exists).int().argsort(dim=1, stable=True)
+        in_front = surely((exists[:, 1:] <= exists[:, :-1]).all())
+        order = None if in_front else (~exists).int().argsort(dim=1, stable=True)
         steps = steps if order is None else moved(steps, order)
         length = exists.sum(1, keepdim=True)  # (B, 1)
         places = torch.arange(exists.shape[1], device=exists.device)  # (T,)

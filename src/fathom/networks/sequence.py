@@ -57,6 +57,11 @@ def at_least_one(exists: Tensor) -> Tensor:
     return exists | (first & ~exists.any(1, keepdim=True))
 
 
+def surely(fact: Tensor) -> bool:
+    """Whether a () fact holds, where looking costs nothing: on another device it would wait, and counts as unknown."""
+    return fact.device.type == "cpu" and bool(fact)
+
+
 class StepEmbedding(nn.Module):
     """Tokens (B, T) by a table, measured values (B, T, F) by a matrix -> (B, T, width).
 

@@ -41,6 +41,7 @@ from fathom.networks.sequence import (
     pool,
     pooled_width,
     present,
+    surely,
 )
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -250,7 +251,7 @@ class Encoder(nn.Module):
         """
         exists = at_least_one(present(steps))
         places = places_of(exists)
-        mask = None if bool(exists.all()) else exists[:, None, None]  # (B, 1, 1, T)
+        mask = None if surely(exists.all()) else exists[:, None, None]  # (B, 1, 1, T)
         x = self.steps(steps, places, hidden)
         for block in self.blocks:
             x, _ = block(x, places, mask)
