@@ -342,6 +342,22 @@ def test_what_to_type_next() -> None:
 
 
 @pytest.mark.usefixtures("_there")
+def test_what_was_learnt_from_gaps_is_taken_over_by_a_classifier() -> None:
+    """First the head alone on the weights as they came, then all of it; the vocabulary comes along."""
+    header, *lines = Path("texts.tsv").read_text("utf-8").splitlines()
+    named = [line.replace("\tx", f"\t{line.split()[1]}") for line in lines]
+    Path("named.tsv").write_text("\n".join([header, *named]) + "\n", "utf-8")
+    given = {"target": "label", "from_": "gaps", "batch": 16, "training.threads": 1}
+    run = fathom.fit("named.tsv", steps=150, lr=0.01, out="later", **given)
+    assert "Taken over: 27 of 29 tensors from gaps; new: head.weight, head.bias." in run.results["notes"]
+    text = "the fox sees one owl"
+    before, after = fathom.load("gaps").schema.targets["text"], run.schema.inputs["text"]
+    assert after.codec.encode([text])[0].tolist() == before.codec.encode([text])[0].tolist()  # type: ignore[attr-defined]
+    assert [stage.name for stage in run.recipe.stage] == ["head", "all"]
+    assert float(run.metrics["test"]["accuracy"]) > 0.9
+
+
+@pytest.mark.usefixtures("_there")
 @pytest.mark.parametrize("words", [("generate", "gaps"), ("chat", "gaps", "--say", "hello")])
 def test_it_does_not_write_on(words: tuple[str, ...]) -> None:
     said = cli(*words)
