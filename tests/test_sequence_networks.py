@@ -221,6 +221,20 @@ def test_a_level_that_shifts_shifts_the_forecast() -> None:
         torch.testing.assert_close(module(moved), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_tide_reads_what_stands_beside_as_a_few_numbers_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Section 4.1 of Das et al. 2023: more channels beside the target make the first layer no wider."""
+    monkeypatch.setattr("fathom.networks.forecast.REDUCED", 1)
+    module, (steps,) = built("tide", "forecast", width=8)
+    assert steps.shape[2] == 3, "the target b, the channel a, and whether a moment is there"
+    assert module.past[0].in_features == sequences.PAST * 2
+    moved = steps.clone()
+    moved[:, :, 0] += 1.0  # channel a
+    module.eval()
+    assert not torch.allclose(module(moved), module(steps))
+    nn.init.zeros_(module.reduce.weight)
+    torch.testing.assert_close(module(moved), module(steps))
+
+
 def test_a_patch_network_answers_in_the_unit_of_each_channel() -> None:
     module, (steps,) = built("patch", "forecast, two columns")
     scale = torch.tensor([1e4, 2e4, 1.0])
