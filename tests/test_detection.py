@@ -23,13 +23,15 @@ from fathom.algorithms import detection
 from fathom.analysis import detection as analysis
 from fathom.core.contract import Columns, Field, Model, Schema, TensorSet
 from fathom.core.errors import DataError, FathomError, RowFaults
+from fathom.core.mapped import cache_folder
 from fathom.core.registry import augmentations, fields, networks
-from fathom.fields import box_metrics, published
+from fathom.fields import box_metrics, image, published
 from fathom.fields.augment import transform
 from fathom.fields.boxes import NONE, boxes_type, transformed
 from fathom.networks import levels
 from fathom.networks.efficientnet import EfficientNet, published_names
-from kit import QUICK, cli
+from fathom.verbs.assemble import open_task
+from kit import QUICK, Killable, cli, trained
 
 CLASSES = ["cat", "dog"]
 COCOTOOLS = "pycocotools"
@@ -663,3 +665,46 @@ def test_a_plan_and_a_wrong_metric(data: Path) -> None:
     assert "There is no metric 'mpa50' in training.monitor. Did you mean 'map50'?" in said.last
     said = cli("fit", str(data), *QUICK, *SMALL, "--steps", "1", "data.image.views=2")
     assert "data.image.views = 2 takes the mean of answers, and boxes have none; leave it out." in said.last
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_a_kill_anywhere_resumes_to_equal_bits(data: Path, tmp_path: Path) -> None:
+    """Weights, and losses and figures of every epoch; pictures and boxes are mirrored and moved by seed and step."""
+    pytest.importorskip(COCOTOOLS)
+    words = (
+        "fit", data, "--steps", 12, *SMALL, "augment.flip=0.5", "augment.shift=4", "training.keep=best",
+        "training.checkpoint_seconds=0", *QUICK,
+    )  # fmt: skip
+    whole = Killable(tmp_path, *words, "--name", "whole").said()
+    assert whole.code == 0, whole.err
+    for at in (2, 7):  # within the first epoch of five steps, and in the second
+        cut = Killable(tmp_path, *words, "--name", f"cut-{at}")
+        assert cut.until(tmp_path / "runs" / f"cut-{at}" / "checkpoints" / f"step-{at:09d}.safetensors")
+        cut.kill()
+        said = Killable(tmp_path, "fit", "--resume", f"runs/cut-{at}").said()
+        assert said.code == 0, said.err
+        assert trained(tmp_path / "runs" / f"cut-{at}") == trained(tmp_path / "runs" / "whole")
+
+
+def test_pictures_beside_boxes_are_decoded_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the working size, into the mapped cache of all pictures; a box that is mended costs no picture."""
+    tree = {"data": {"location": str(data)}, "training": {"steps": 1, "batch": 8}}
+    first = open_task(str(data), tree).prepared
+    assert first.store.columns["image"].dtype == torch.uint8
+    monkeypatch.setattr(image, "to_pixels", lambda *given: pytest.fail("a picture was decoded again"))
+    again = open_task(str(data), tree).prepared
+    assert torch.equal(again.store.columns["image"], first.store.columns["image"])
+    assert str(cache_folder() / "encoded") in Path("/proc/self/maps").read_text("utf-8") or not Path("/proc").exists()
+    fold = open_task(str(data), {**tree, "data": {"location": str(data), "fold": [1, 3]}}).prepared
+    assert len(fold.sets["test"]) == 20
+    annotations = data / "annotations" / "instances.json"
+    before = annotations.read_text()
+    told = json.loads(before)
+    told["annotations"][0]["bbox"][2] -= 1
+    annotations.write_text(json.dumps(told))
+    mended = open_task(str(data), tree).prepared
+    annotations.write_text(before)
+    assert not torch.equal(mended.store.columns["boxes"].values, first.store.columns["boxes"].values)
+    assert mended.fingerprint != first.fingerprint

@@ -39,7 +39,7 @@ def fitted(kind: str, columns: Columns, **options: Any) -> Field:
 
 def example(kind: str) -> Columns:
     generator = np.random.default_rng(0)
-    kind = kind.removesuffix("_copy")  # of what is to be reconstructed
+    kind = kind.removesuffix("_copy").removesuffix("_sample")  # of what is to be reconstructed, or made
     if kind == "image":
         return Columns({"image": generator.integers(0, 256, (6, 3, 8, 8), dtype=np.uint8)})
     if kind == "number":

@@ -322,9 +322,9 @@ def test_tasks_have_names() -> None:
 
 def test_points_are_neither_shares_nor_cut_at_one() -> None:
     tables = [{"bleu": {"value": 34.2 + i, "low": 33.0, "high": 35.5}} for i in range(3)]
-    mean = pooled(tables, folds=False)["bleu"]
+    mean = pooled(tables, folds=1)["bleu"]
     assert mean["value"] == pytest.approx(35.2)
     assert mean["high"] > 35.2
-    assert pooled([{"bleu": {"value": 99.9, "low": 99.0, "high": 104.0}}], folds=False)["bleu"]["high"] == 100
+    assert pooled([{"bleu": {"value": 99.9, "low": 99.0, "high": 104.0}}], folds=1)["bleu"]["high"] == 100
     assert metric_text("bleu", 34.26) == "34.3"
     assert metric_label("chrf") == "chrF"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fathom
+from fathom.analysis.evaluate import pooled_difference
 from fathom.core import callbacks
 from fathom.core.errors import DataError, FathomError, Interrupted, RunError
 from fathom.core.prepare import prepare
@@ -113,6 +114,33 @@ def test_seeds_share_the_rows_and_folds_hold_each_out_once() -> None:
     assert one == other
     folds = members.plan(open_task("t.csv", {"training": {"folds": 3}}).recipe)
     assert sorted(row for recipe in folds.values() for row in rows(recipe)) == list(range(60))
+
+
+def test_seeds_of_folds_repeat_the_cross_validation_with_other_divisions() -> None:
+    """Each repeat holds every row out once; rows of one group stay on one side in all of them."""
+    rows = [f"{i},{i // 3},{i % 2}" for i in range(60)]
+    Path("t.csv").write_text("a,g,y\n" + "\n".join(rows) + "\n", "utf-8")
+    tree = {"data": {"target": ["y"], "group": "g", "types": {"y": "category"}}, "training": {"folds": 3, "seeds": 2}}
+    planned = members.plan(open_task("t.csv", tree).recipe)
+    held = {}
+    for name, recipe in planned.items():
+        splits = open_task("t.csv", recipe.tables()).prepared.splits
+        held[name] = splits["test"].tolist()
+        sides = [set(index // 3) for index in splits.values()]
+        assert sum(map(len, sides)) == 20, "a group on two sides would count twice"
+    repeats = [[held[f"seed-{seed}-fold-{k}"] for k in (1, 2, 3)] for seed in (0, 1)]
+    assert all(sorted(row for part in repeat for row in part) == list(range(60)) for repeat in repeats)
+    assert repeats[0] != repeats[1]
+    tree["data"]["split_seed"] = 5
+    kept = members.plan(open_task("t.csv", tree).recipe)
+    assert {recipe.data.split_seed for recipe in kept.values()} == {5}, "a division that is asked for is kept"
+
+
+def test_repeats_judge_the_same_rows_and_do_not_narrow_what_those_leave_open() -> None:
+    table = {"auroc": {"value": 0.8, "low": 0.6, "high": 1.0}}
+    once, often = (pooled_difference([table] * count, folds=5)["auroc"] for count in (5, 50))
+    assert once == often
+    assert once["high"] - once["value"] == pytest.approx(0.2 / 5**0.5)
 
 
 def fold(location: Any, **options: Any) -> Any:

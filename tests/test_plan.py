@@ -9,15 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import fathom
+from fathom.analysis import plan as planning
 from fathom.core.contract import Columns, Schema
 from fathom.core.device import Device
 from fathom.core.errors import DataError, FathomError
 from fathom.core.prepare import file_columns
 from fathom.core.registry import fields
+from fathom.core.run import read_json
 from fathom.verbs.assemble import build, open_task
+from kit import cli
 
 QUICK = {"training.threads": 1, "device": "cpu"}
 
@@ -90,3 +94,44 @@ def test_a_field_says_itself_whether_it_reads_files_and_what_is_shown() -> None:
     assert {kind: fields[kind].make.headline for kind in ("category", "number", "labels", "image")} == {
         "category": "accuracy", "number": "r2", "labels": "f1", "image": ""
     }  # fmt: skip
+
+
+def test_a_flattened_picture_that_is_too_large_for_its_rows_is_told() -> None:
+    """The overviews' network for tumours, as it meets 253 pictures: on the meta device, where weights take no room."""
+    picture = fields["image"].make(["image"])
+    picture.state = {"shape": [1, 256, 256], "mean": [0.0], "std": [1.0], "factor": 1}
+    label = fields["category"].make(["label"])
+    label.state = {"vocabularies": [["no", "yes"]], "classes": ["no", "yes"], "type": "text", "counts": [98, 155]}
+    schema = Schema({"image": picture}, {"label": label})
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(1_032_256, 128, device="meta"), nn.ReLU(), nn.Linear(128, 2, device="meta"))
+    (told,) = planning.oversized({"model": flat}, schema, 177)
+    assert told.startswith("132,129,154 parameters are to be learnt from 177 training rows: 132,128,768 of them are in 1,")
+    assert "reads a flattened picture of 1,032,256 values" in told
+    assert "2.5 GiB" in told
+    assert "--network resnet" in told
+    assert not planning.oversized({"model": flat}, schema, 1_000_000), "enough rows"
+    assert not planning.oversized({"model": nn.Conv2d(4096, 4096, 1, device="meta")}, schema, 10), "no dense layer"
+
+
+def test_fit_and_plan_both_tell_it(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("photos")
+    for label in ("no", "yes"):
+        (folder / label).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.random.default_rng(i + 100 * (label == "yes")).integers(0, 256, (24, 24), np.uint8)
+            Image.fromarray(pixels).save(folder / label / f"{i}.png")
+    wide = ("data.image.size=112", "data.image.channels=1", "network.channels=[32]", "network.dense=[128]")
+    quick = ("--steps", "1", "training.threads=1", "training.precision=float32", "--device", "cpu")
+    planned = cli("plan", "photos", "--network", "cnn", *wide, *quick)
+    fitted = cli("fit", "photos", "--network", "cnn", *wide, *quick, "--name", "wide")
+    for said in (planned.out, fitted.err):
+        assert "Note      12,391,106 parameters are to be learnt from 16 training rows: 12,390,400 of them are in dense.1" in said
+    assert any("flattened picture" in note for note in read_json(Path("runs/wide/results.json"))["notes"])
+    assert "sensitivity (recall of yes)" in fitted.out
+    assert "specificity" in fitted.out
+    folds = cli("fit", "photos", "--network", "cnn", *wide, *quick, "--folds", "2", "--name", "folds")
+    counts = [read_json(path)["splits"]["train"] for path in sorted(Path("runs/folds/members").glob("*/results.json"))]
+    assert len(counts) == 2
+    assert folds.err.count("flattened picture") == 1, "once a run, not once a member"
+    small = cli("plan", "photos", "--network", "resnet", *quick)
+    assert "flattened" not in small.out

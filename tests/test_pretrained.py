@@ -9,6 +9,7 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import fathom
+from fathom.core import mapped
 from fathom.core.contract import Columns, Context, Model, Schema, TensorSet
 from fathom.core.device import seed_everything
-from fathom.core.errors import DataError, FathomError
+from fathom.core.errors import DataError, FathomError, RunError
 from fathom.core.features import Served, only_head
 from fathom.core.recipe import Recipe
 from fathom.core.registry import algorithms, fields, networks
@@ -456,13 +458,33 @@ def test_each_text_is_encoded_once_and_no_order_changes_a_bit(folder: Path) -> N
     made, data = algorithm(folder)
     model, counted = made.models["model"], []
     model.module.encoder.register_forward_hook(lambda module, given, output: counted.append(len(output)))
-    one, two = Served(data, model), Served(data, model)
+    one, two = Served(data, model, 4.0), Served(data, model, 4.0)
     forward = torch.cat([one.batch(part)[FEATURES] for part in torch.arange(len(data)).split(7)])
     backward = torch.cat([two.batch(part)[FEATURES] for part in torch.arange(len(data)).flip(0).split(5)]).flip(0)
     assert sum(counted) == 2 * len(data)
     assert torch.equal(forward, backward)
     one.batch(torch.arange(9))
     assert sum(counted) == 2 * len(data)
+
+
+def test_features_beyond_the_budget_are_kept_in_a_file_and_equal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, data = algorithm(folder)
+    model = made.models["model"]
+    inside, outside = Served(data, model, 4.0), Served(data, model, 1e-9)
+    rows = torch.arange(len(data))
+    assert torch.equal(inside.batch(rows)[FEATURES], outside.batch(rows)[FEATURES])
+    assert (mapped.cache_folder() / "mapped").is_dir()
+    assert not list((mapped.cache_folder() / "mapped").iterdir()), "it has no name, so that nothing is left behind"
+    monkeypatch.setattr(mapped.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(RunError, match=r"GiB of kept features are more than data\.memory = 1e-09 GiB.*Set FATHOM_CACHE"):
+        Served(data, model, 1e-9).batch(rows)
+
+
+def test_the_budget_comes_from_the_recipe(folder: Path) -> None:
+    made, data = algorithm(folder)
+    served = made.served(data, {"*": 1.0, "encoder.*": 0.0})
+    assert isinstance(served, Served)
+    assert served.memory == made.context.recipe.data.memory
 
 
 def test_validation_reads_kept_features(folder: Path) -> None:

@@ -228,7 +228,7 @@ def predict(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", help="Write a .csv, .parquet or .json file; of boxes also a picture or a folder of them.",
+            "--output", "-o", help="Write a .csv, .parquet or .json file; of boxes and pictures also .png or a folder.",
             show_default=False,
         ),
     ] = None,
@@ -240,7 +240,13 @@ def predict(
     from fathom.verbs.drawing import is_drawn
     from fathom.verbs.predict import check_place, write_answers
     from fathom.verbs.predict import predict as answer
+    from fathom.verbs.rebuild import rebuilt, wanted
+    from fathom.verbs.rebuild import write as write_pictures
 
+    if output and wanted(run, Path(output)):
+        files = write_pictures(*rebuilt(run, *inputs), Path(output), inputs)
+        say(f"{len(files)} picture{'s' * (len(files) != 1)} written to {output}")
+        return
     if output:
         check_place(run, Path(output), inputs)
     with ExitStack() as stack:

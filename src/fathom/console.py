@@ -16,6 +16,7 @@ SHOWN = (
     "negative_elbo", "nll", "kl", "bits_per_dimension", "psnr", "denoised_psnr", "scaled_mse", "denoised_scaled_mse",
     "return", "mean_return", "episode_length", "mase", "masked_accuracy", "perplexity",
     "bits_per_byte", "bleu", "chrf", "map", "map50", "map75",
+    "classifier_fid", "classifier_kid", "pca_fid", "pca_kid", "sample_precision", "sample_recall", "modes",
 )  # fmt: skip
 
 
@@ -67,6 +68,10 @@ def words(metric: str) -> str:
         "map": "mAP",
         "map50": "mAP50",
         "map75": "mAP75",
+        "classifier_fid": "classifier-FID",
+        "classifier_kid": "classifier-KID",
+        "pca_fid": "PCA-FID",
+        "pca_kid": "PCA-KID",
     }
     head, _, last = metric.rpartition(".")
     return f"{head} {short.get(last, last.replace('_', ' '))}".strip()
@@ -76,12 +81,13 @@ def print_results(results: Mapping[str, Any]) -> None:
     """The network with its interval, the baselines beside it, and the verdict."""
     baselines = results.get("baseline", {})
     shown = table("test", "network", "95 % interval", *baselines)
-    for metric in [name for name in results["test"] if name.rpartition(".")[2] in SHOWN]:
+    rates = positive_rates(results)
+    for metric in [name for name in results["test"] if name.rpartition(".")[2] in SHOWN or name in rates]:
         mine = results["test"][metric]
         others = [number(values[metric]["value"]) if metric in values else "" for values in baselines.values()]
         interval = f"{number(mine['low'])} to {number(mine['high'])}"
         shown.add_row(
-            words(metric),
+            rates.get(metric) or words(metric),
             number(mine["value"]),
             interval,
             *others,
@@ -94,6 +100,21 @@ def print_results(results: Mapping[str, Any]) -> None:
         print_early(results["early"], results.get("member"))
     for note in results.get("evaluation_notes", []):
         out.print(f"Note: {note}", style="dim", soft_wrap=True)
+
+
+def positive_rates(results: Mapping[str, Any]) -> dict[str, str]:
+    """Recall and specificity where they are those of one class: metric -> how it is shown, the class named.
+
+    Of many classes recall is the balanced accuracy, which is shown anyway.
+    """
+    targets = results.get("targets", {})
+    made = {}
+    for name, told in targets.items():
+        if (positive := told.get("positive")) is not None:
+            before, head = (f"{name}.", f"{name} ") if len(targets) > 1 else ("", "")
+            made[f"{before}recall"] = f"{head}sensitivity (recall of {positive})"
+            made[f"{before}specificity"] = f"{head}specificity"
+    return made
 
 
 def print_early(told: Mapping[str, Any], member: str | None = None) -> None:

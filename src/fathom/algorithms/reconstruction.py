@@ -64,6 +64,7 @@ BOUND = 500  # samples of the bound that evaluation tells
 AT_ONCE = 2**20  # pixels or columns of samples that are made at once
 SALT = 0x5641  # so that samples are not drawn by the very numbers that the same seed gave elsewhere
 NonNegative = Annotated[float, Limits(ge=0)]
+Remake = Callable[[Schema, Recipe, str], tuple[Schema, list[str]]]
 Objective = Callable[[list[Tensor], Batch], "tuple[Tensor, Tensor, Batch]"]
 
 
@@ -76,11 +77,13 @@ class Recast(Source):
     Args:
         source: whose columns, parts and guesses hold.
         recipe: complete as far as pictures go.
+        remake: (guessed schema, recipe, what the user called the data) -> the schema of the task, and sentences about it;
+            `reconstructed` where None.
     """
 
-    def __init__(self, source: Source, recipe: Recipe) -> None:
+    def __init__(self, source: Source, recipe: Recipe, remake: Remake | None = None) -> None:
         super().__init__(source.location, recipe.data)
-        self.source, self.recipe = source, recipe
+        self.source, self.recipe, self.remake = source, recipe, remake or reconstructed
         self._told: list[str] = []
 
     @classmethod
@@ -103,7 +106,7 @@ class Recast(Source):
     def schema(self) -> Schema:
         """Inputs, a copy of each as its target, and the label beside them."""
         guessed = with_options(self.source.schema(), beyond(self.recipe.data, self.source))
-        made, self._told = reconstructed(guessed, self.recipe, str(self.location))
+        made, self._told = self.remake(guessed, self.recipe, str(self.location))
         return made
 
 
@@ -151,9 +154,16 @@ def reconstructed(schema: Schema, recipe: Recipe, where: str) -> tuple[Schema, l
         The schema, and sentences about the label.
 
     Raises:
-        DataError: an input cannot be reconstructed, there is none, or no label where one is to be told to the network.
+        DataError: an input cannot be reconstructed, there is none, its answers are to be means over views, or there is no
+            label where one is to be told to the network.
     """
     options = recipe.algorithm
+    views = max((item.options.get("views", 1) for item in schema.inputs.values()), default=1)
+    if views > 1:
+        raise DataError(
+            f"data.image.views = {views} takes the mean of answers over mirrored pictures, and what is made again of each "
+            "is another picture; leave it out."
+        )
     strange = {name: item for name, item in schema.inputs.items() if item.kind not in COPIES}
     if strange or not schema.inputs:
         name, item = next(iter(strange.items()), ("", None))
@@ -173,7 +183,7 @@ def reconstructed(schema: Schema, recipe: Recipe, where: str) -> tuple[Schema, l
             del more["likelihood"]
         targets[name] = COPIES[item.kind].of_input(item, noise=noise, **more)
     inputs, told, special = dict(schema.inputs), [], dict(schema.special)
-    label = _label(schema)
+    label = label_field(schema)
     if recipe.network.get("conditional"):
         if label is None:
             raise DataError(
@@ -192,7 +202,7 @@ def reconstructed(schema: Schema, recipe: Recipe, where: str) -> tuple[Schema, l
     return replace(schema, inputs=inputs, targets=targets, special=special), told
 
 
-def _label(schema: Schema) -> tuple[str, Field] | None:
+def label_field(schema: Schema) -> tuple[str, Field] | None:
     """The one target, where it has classes."""
     found = [(name, item) for name, item in schema.targets.items() if item.kind == "category"]
     return found[0] if len(found) == len(schema.targets) == 1 else None
@@ -264,7 +274,7 @@ def contraction(encode: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
 
 @algorithm(
     "reconstruction",
-    suits=lambda schema: bool(schema.targets) and len(copies_of(schema)) == len(schema.targets),
+    suits=lambda schema: bool(schema.targets) and len([c for c in copies_of(schema).values() if c.given]) == len(schema.targets),
     settings=settings,
     recast=recast,
     networks=("autoencoder", "vae"),

@@ -540,12 +540,12 @@ class _Judged:
         return float(self.weight.sum().square() / self.weight.square().sum())
 
 
-def pooled(tables: Sequence[Mapping[str, Mapping[str, float]]], folds: bool) -> dict[str, dict[str, float]]:
+def pooled(tables: Sequence[Mapping[str, Mapping[str, float]]], folds: int) -> dict[str, dict[str, float]]:
     """The mean of each metric over the members of a run, cut at the metric's limits.
 
     Args:
         tables: metric -> value, low, high; one table a member.
-        folds: whether members were judged on different rows; members of other seeds share theirs.
+        folds: how many sets of different rows they were judged on; members of other seeds share theirs, which are 1.
     """
     means = pooled_difference(tables, folds)
     for name, mean in means.items():
@@ -556,8 +556,12 @@ def pooled(tables: Sequence[Mapping[str, Mapping[str, float]]], folds: bool) -> 
     return means
 
 
-def pooled_difference(tables: Sequence[Mapping[str, Mapping[str, float]]], folds: bool) -> dict[str, dict[str, float]]:
-    """The mean over members, with a normal interval: variance = between / k + within / (k for folds, 1 for seeds)."""
+def pooled_difference(tables: Sequence[Mapping[str, Mapping[str, float]]], folds: int) -> dict[str, dict[str, float]]:
+    """The mean over members, with a normal interval: variance = between / members + within / folds.
+
+    Repeating the folds with other divisions judges the same rows again: it steadies the mean against the chance of the
+    division and of training, and never makes the rows more than they are.
+    """
     count, quantile = len(tables), NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
     means = {}
     for name in [name for name in tables[0] if all(name in table for table in tables)]:
@@ -565,7 +569,7 @@ def pooled_difference(tables: Sequence[Mapping[str, Mapping[str, float]]], folds
         value = fmean(member["value"] for member in members)
         within = fmean(((member["high"] - member["low"]) / 2 / quantile) ** 2 for member in members)
         between = variance(member["value"] for member in members) if count > 1 else 0.0
-        half = quantile * math.sqrt(between / count + within / (count if folds else 1))
+        half = quantile * math.sqrt(between / count + within / folds)
         means[name] = {"value": value, "low": value - half, "high": value + half}
     return means
 
@@ -721,9 +725,12 @@ def _details(item: Field, output: Tensor, target: Tensor, weight: Tensor | None,
     weighted = {"weighted": True} if weight is not None else {}
     if item.kind == "category":
         probability, names = output.double().softmax(1), list(item.state["classes"])
+        positive = item.positive_index()  # type: ignore[attr-defined]
+        named = names[1] if positive is None and len(names) == 2 else None if positive is None else names[positive]
         return {
             "kind": item.kind,
             "class_names": names,
+            "positive": named,
             "classes": breakdown.per_class(probability, target, names, weight),
             "confusion": breakdown.confusion(probability, target, weight).tolist(),
             "reliability": breakdown.reliability(probability, target, weight),

@@ -3,6 +3,7 @@
 choose(schema, rows, given)   the network and the values of every key that the user left open
 layer_table(model, batch)     name, type, output shape and parameters of each layer
 memory(model, ...)            bytes that training will need
+oversized(models, ...)        a sentence where nearly all weights read a flattened picture, far too many for the rows
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from torch import Tensor, nn
 
 from fathom.analysis.evaluate import is_rare
 from fathom.core.contract import Batch, Model, Schema
-from fathom.core.errors import FathomError
+from fathom.core.errors import FathomError, count_text
 from fathom.core.recipe import BUDGETS, OWN, network_name
 from fathom.core.registry import Entry, algorithms, networks
+
+HEAVY = 10_000_000  # parameters from which a flattened picture is worth a word
+HEAVY_A_ROW = 10_000  # parameters for each training row, from which the rows cannot pin them down
 
 
 @dataclass(frozen=True)
@@ -211,6 +215,21 @@ def layer_table(model: Model, batch: Batch) -> list[dict[str, Any]]:
     return lines
 
 
+def layer_tables(models: Mapping[str, Model], batch: Batch) -> list[dict[str, Any]]:
+    """The layers of every network, under the name of its role where several play a game of their own inputs.
+
+    Args:
+        models: one a role. Where all read the same inputs (an actor and its critic) the first stands for them.
+        batch: what they read.
+    """
+    first, *others = models.items()
+    lines = layer_table(first[1], batch)
+    if all(model.input_names == first[1].input_names for _, model in others):
+        return lines
+    named = [(role, line) for role, model in others for line in layer_table(model, batch)]
+    return [{**line, "name": f"{role}.{line['name']}"} for role, line in [*((first[0], line) for line in lines), *named]]
+
+
 def parameters(models: Mapping[str, nn.Module]) -> int:
     """Numbers that are learnt."""
     return sum(p.numel() for model in models.values() for p in model.parameters())
@@ -220,3 +239,33 @@ def memory(count: int, lines: list[dict[str, Any]], batch: int, data_bytes: int)
     """Bytes at the peak of training: weights, gradients, two moments and an average; outputs kept for backward; data."""
     kept = sum(math.prod(line["output"]) for line in lines) * batch * 4
     return count * 4 * 5 + kept * 2 + data_bytes
+
+
+def oversized(models: Mapping[str, nn.Module], schema: Schema, rows: int) -> list[str]:
+    """A sentence about a dense layer that reads a whole flattened picture and outweighs all else.
+
+    It is what the first textbooks end a convolutional network with. Its weights grow with the pixels and are no longer
+    those of a small pattern, so that few pictures are learnt by heart (Lin et al. 2014, Network in network, section 3.2,
+    put global average pooling in its place).
+
+    Args:
+        models: one a role, whose weights begin at random.
+        schema: of the task.
+        rows: of the training split.
+
+    Returns:
+        One sentence or none.
+    """
+    count = parameters(models)
+    layers = [(name, layer) for m in models.values() for name, layer in m.named_modules() if isinstance(layer, nn.Linear)]
+    if not layers or count < max(HEAVY, HEAVY_A_ROW * rows) or all(item.kind != "image" for item in schema.inputs.values()):
+        return []
+    name, layer = max(layers, key=lambda pair: pair[1].weight.numel())
+    if layer.weight.numel() < count / 2:
+        return []
+    return [
+        f"{count:,} parameters are to be learnt from {count_text(rows, 'training row')}: {layer.weight.numel():,} of them are "
+        f"in {name.removeprefix('module.')}, which reads a flattened picture of {layer.in_features:,} values. Such a network "
+        f"learns the rows by heart, and its weights, gradients and moments take {memory(count, [], 0, 0) / 2**30:.1f} GiB. "
+        "One that averages each map first has far fewer (--network resnet); so has a smaller data.image.size."
+    ]

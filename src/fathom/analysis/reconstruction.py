@@ -79,7 +79,8 @@ Table = dict[str, Estimate]
 
 def reconstructs(schema: Schema) -> bool:
     """Whether the targets are the inputs."""
-    return bool(schema.targets) and len(copies_of(schema)) == len(schema.targets)
+    copies = copies_of(schema)
+    return bool(copies) and len(copies) == len(schema.targets) and all(item.given for item in copies.values())
 
 
 def results(
@@ -188,13 +189,13 @@ def _plain(table: Table) -> dict[str, dict[str, float]]:
 # Figures of rows
 
 
-def _device(predictor: Predictor) -> torch.device:
+def device_of(predictor: Predictor) -> torch.device:
     return next((p.device for layer in predictor.layers.values() for p in layer.parameters()), torch.device("cpu"))
 
 
 def moved(predictor: Predictor, batch: Batch) -> Batch:
     """The batch where the network is."""
-    device = _device(predictor)
+    device = device_of(predictor)
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
@@ -247,7 +248,7 @@ def affordable_rows(predictor: Predictor, data: TensorSet, seed: int) -> tuple[T
 
     What a row takes is counted, not timed, so that the same rows are chosen on every machine of a kind.
     """
-    budget = BOUND_WORK.get(_device(predictor).type, MORE_WORK)
+    budget = BOUND_WORK.get(device_of(predictor).type, MORE_WORK)
     rows = max(LEAST_ROWS, int(budget / max(work(predictor, data), 1)))
     if rows >= len(data):
         return torch.arange(len(data)), []
@@ -672,11 +673,11 @@ def figures(
     if pictures:
         made.append(_side_by_side(predictor, copies, pictures[0], test))
     if pictures and predictor.sampler is not None and not predictor.sampler.conditions:
-        codes_drawn = predictor.sampler.draw(SAMPLES, torch.Generator().manual_seed(seed)).to(_device(predictor))
+        codes_drawn = predictor.sampler.draw(SAMPLES, torch.Generator().manual_seed(seed)).to(device_of(predictor))
         with torch.inference_mode():
             drawn = copies[pictures[0]].shown(predictor.sampler.make(codes_drawn, {})[pictures[0]])
         says = "Pictures that the network makes of codes drawn from its prior."
-        made.append({"says": says, "picture": _uri(grid(drawn, SHOWN))})
+        made.append({"says": says, "picture": as_uri_of_grid(grid(drawn, SHOWN))})
     if codes is not None and codes.shape[1] > 1 and len(codes) > 2:
         made.append(_scatter(codes, label))
     return made
@@ -695,7 +696,7 @@ def _side_by_side(predictor: Predictor, copies: Mapping[str, Copy], name: str, t
         "then the same with noise, below without it." if item.noise else "below what the network makes of their codes."
     )
     says = f"Test pictures at even steps, not the best ones: above the originals, {below}"
-    return {"says": says, "picture": _uri(grid(torch.cat([*lines, again]), len(batch[name])))}
+    return {"says": says, "picture": as_uri_of_grid(grid(torch.cat([*lines, again]), len(batch[name])))}
 
 
 def grid(pictures: Tensor, columns: int, gap: int = 1) -> Tensor:
@@ -709,7 +710,7 @@ def grid(pictures: Tensor, columns: int, gap: int = 1) -> Tensor:
     return made
 
 
-def _uri(picture: Tensor) -> str:
+def as_uri_of_grid(picture: Tensor) -> str:
     """A grid as the text of a data URI, small pictures enlarged."""
     times = max(1, 480 // picture.shape[2])
     return _as_uri(png(picture.repeat_interleave(times, 1).repeat_interleave(times, 2)))

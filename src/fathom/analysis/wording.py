@@ -39,6 +39,12 @@ NAMES = {
     "map50": "mAP50",
     "map75": "mAP75",
 }
+WHOLE = {  # distances in the features of our own classifier, or of principal components
+    "classifier_fid": "classifier-FID",
+    "classifier_kid": "classifier-KID",
+    "pca_fid": "PCA-FID",
+    "pca_kid": "PCA-KID",
+}
 SHARES = {"accuracy", "precision", "recall", "specificity", "f1"}  # read as percent
 FIXED = {"auroc", "auprc", "ece", "r2", "brier", "ap", "map", "map50", "map75"}  # read with three decimals
 POINTS = {"bleu", "chrf"}  # from 0 to 100, read with one decimal
@@ -129,6 +135,8 @@ def metric_words(name: str) -> str:
 def _parted(name: str) -> tuple[str, str]:
     """The target ("" where there is one only) and the metric as people write it."""
     target, _, metric = name.rpartition(".")
+    if metric in WHOLE:
+        return target, WHOLE[metric]
     return target, " ".join(NAMES.get(word, word) for word in metric.split("_"))
 
 

@@ -132,6 +132,7 @@ SMALLER = (
     "loss", "log_loss", "mse", "rmse", "mae", "ece", "error", "brier",
     "scaled_mse", "mase", "quantile_loss", "perplexity", "bits_per_byte",
     "denoised_mse", "denoised_scaled_mse", "negative_elbo", "nll", "kl", "bits_per_dimension",
+    "classifier_fid", "classifier_kid", "pca_fid", "pca_kid",
 )  # fmt: skip
 
 
@@ -381,7 +382,8 @@ class TensorBoard(Watcher):
         self.folder = folder
         self._writer: Any = None
 
-    def _open(self) -> Any:
+    def writer(self) -> Any:
+        """What writes the event files, opened when it is first asked for."""
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
@@ -395,7 +397,7 @@ class TensorBoard(Watcher):
             for name, value in line.items():
                 # What is not finite stands in metrics.jsonl; the writer would only complain on stderr.
                 if ("/" in name or name == "rate") and math.isfinite(value):
-                    self._open().add_scalar(name, value, clock.total)
+                    self.writer().add_scalar(name, value, clock.total)
         return "continue"
 
     def at_end(self, clock: Clock, models: Mapping[str, Model]) -> None:
@@ -403,5 +405,5 @@ class TensorBoard(Watcher):
         for role, model in models.items():
             for name, parameter in model.named_parameters():
                 if bool(torch.isfinite(parameter).all()):
-                    self._open().add_histogram(f"{role}/{name}", parameter.detach().float().cpu().numpy(), clock.total)
-        self._open().close()
+                    self.writer().add_histogram(f"{role}/{name}", parameter.detach().float().cpu().numpy(), clock.total)
+        self.writer().close()

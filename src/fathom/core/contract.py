@@ -512,7 +512,7 @@ class Algorithm(Configured, ABC):
         model = next(iter(self.models.values())) if len(self.models) == 1 else None
         if model is None or not only_head(model, rates):
             return data
-        return Served(data, model)
+        return Served(data, model, self.context.recipe.data.memory)
 
     def rows(self, stage: Stage) -> TensorSet:
         """The rows of a stage, with features where its body is frozen and nothing is augmented."""
@@ -558,6 +558,10 @@ class Algorithm(Configured, ABC):
     def validate(self, data: TensorSet) -> dict[str, float]:
         """What is watched on the validation rows, "loss" among it; nothing where an algorithm has none to watch."""
         return {}
+
+    def example(self, batch: Batch) -> Batch:
+        """Rows as the models read them, where they read more than columns hold (noise, say)."""
+        return batch
 
     def watched(self, data: TensorSet) -> TensorSet:
         """The validation rows, with features that are kept as long as a stage lasts."""

@@ -9,6 +9,7 @@ network that can be cut in two has, beside `forward`,
 and `forward` is one after the other. Rows are encoded the first time that a batch holds them, so that nothing waits
 before training begins and a resumed run encodes what it needs. Which rows are encoded together never depends on the
 batch, since sums differ in their last bits with the shape of what is added: a resumed run ends with the same weights.
+What is kept lies with the model up to `data.memory` GiB, and beyond in a file that is mapped.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from fathom.core.mapped import empty, fits
 from fathom.core.tensors import FEATURES, ROW, Batch, TensorSet
 
 # Rows of about equal length that are encoded together: enough to keep the cores busy, few enough that one is soon done.
@@ -79,11 +81,13 @@ class Served(TensorSet):
     Args:
         data: N rows.
         model: its body must not change as long as this set is used.
+        memory: GiB of features beyond which they are kept in a file.
     """
 
-    def __init__(self, data: TensorSet, model: nn.Module) -> None:
+    def __init__(self, data: TensorSet, model: nn.Module, memory: float) -> None:
         super().__init__(data.columns, data.index)
         self.model = model
+        self.memory = memory
         self.size = GROUPS.get(next(model.parameters()).device.type, GROUP)
         self.order = data.lengths().cpu().argsort(stable=True)  # (N,)
         self.group = torch.empty_like(self.order)  # (N,) of each row
@@ -112,6 +116,8 @@ class Served(TensorSet):
         made = self.model.features(batch)  # type: ignore[operator]
         self.model.train(training)
         if self.store is None:
-            self.store = made.new_zeros(len(self), made.shape[1])
-        self.store[rows.to(device)] = made
+            shape = (len(self), made.shape[1])
+            small = fits(shape, made.dtype, self.memory)
+            self.store = made.new_empty(shape) if small else empty(shape, made.dtype, self.memory, "kept features")
+        self.store[rows.to(self.store.device)] = made.to(self.store.device)
         self.known[group] = True

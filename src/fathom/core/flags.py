@@ -34,7 +34,7 @@ FLAGS = {
     "batch": Flag("training.batch", int, "Rows a step."),
     "lr": Flag("training.learning_rate", float, "Largest learning rate of the schedule."),
     "seed": Flag("training.seed", int, "Of everything random."),
-    "seeds": Flag("training.seeds", int, "Train this many members, each from another seed."),
+    "seeds": Flag("training.seeds", int, "Train this many members, each from another seed; with folds each divides anew."),
     "folds": Flag("training.folds", int, "Cross-validate over this many parts."),
     "device": Flag("training.device", str, "auto, cpu, cuda, cuda:1, mps."),
     "name": Flag("training.name", str, "Name of the run folder."),

@@ -289,10 +289,14 @@ def _is_dense(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or (tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
 
 
+def _adam(weights: Tensor, gradients: Tensor, training: Training) -> Stepper:
+    return steppers.Adam(weights, gradients, (training.beta1, training.beta2))
+
+
 STEPPERS: dict[str, Callable[[Tensor, Tensor, Training], Stepper]] = {
-    "adam": lambda weights, gradients, training: steppers.Adam(weights, gradients),
-    "adamw": lambda weights, gradients, training: steppers.Adam(weights, gradients),  # decay is decoupled in any case
-    "muon": lambda weights, gradients, training: steppers.Adam(weights, gradients),  # of what is no hidden matrix
+    "adam": _adam,
+    "adamw": _adam,  # decay is decoupled in any case
+    "muon": _adam,  # of what is no hidden matrix
     "sgd": lambda weights, gradients, training: steppers.SGD(weights, gradients, training.momentum, training.nesterov),
     "rmsprop": lambda weights, gradients, training: steppers.RMSprop(weights, gradients, training.momentum),
 }

@@ -34,6 +34,8 @@ from fathom.core import split
 from fathom.core.contract import Columns, Field, Index, Ragged, Schema, Source, TensorSet
 from fathom.core.environments import Environment
 from fathom.core.errors import DataError, RowFaults, RunError, count_text
+from fathom.core.mapped import cache_folder as cache_folder
+from fathom.core.mapped import empty, mapped_folder
 from fathom.core.recipe import Data
 from fathom.core.registry import fields
 from fathom.core.run import read_json, sealed_json, write_atomic
@@ -651,7 +653,7 @@ class Builder:
             if len(part) == self.rows:
                 self.dense = part
                 return
-            self.dense = _empty((self.rows, *part.shape[1:]), part.dtype, self.memory)
+            self.dense = empty((self.rows, *part.shape[1:]), part.dtype, self.memory)
         self.dense[self.place : self.place + len(part)] = part
         self.place += len(part)
 
@@ -662,7 +664,7 @@ class Builder:
             if len(part) == self.rows:
                 return
             self.first = replace(part, values=part.values[:0].clone())
-            self.spool = tempfile.TemporaryFile(dir=_mapped_folder())  # noqa: SIM115 - `result` closes it
+            self.spool = tempfile.TemporaryFile(dir=mapped_folder())  # noqa: SIM115 - `result` closes it
         assert self.spool is not None, "a whole column came in one part"
         part.values.contiguous().numpy().tofile(self.spool)
 
@@ -674,43 +676,11 @@ class Builder:
         if self.spool is None:
             return self.first
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), torch.cat(self.lengths).cumsum(0)])
-        values = _empty((int(offsets[-1]), *self.first.values.shape[1:]), self.first.values.dtype, self.memory)
+        values = empty((int(offsets[-1]), *self.first.values.shape[1:]), self.first.values.dtype, self.memory)
         with self.spool as file:
             file.seek(0)
             file.readinto(values.numpy().data.cast("B"))
         return replace(self.first, values=values, offsets=offsets)
-
-
-def _mapped_folder() -> Path:
-    """Where unlinked files lie."""
-    folder = cache_folder() / "mapped"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, memory: float) -> Tensor:
-    """An uninitialised tensor, in an unlinked file where it is larger than `memory` GiB."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    if size <= memory * 2**30:
-        return torch.empty(shape, dtype=dtype)
-    folder = _mapped_folder()
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise RunError(
-            f"{size / 2**30:.1f} GiB of encoded data are more than data.memory = {memory:g} GiB, and {folder} has only "
-            f"{free / 2**30:.1f} GiB free for it. Set FATHOM_CACHE to a larger disk, or use data.limit."
-        )
-    descriptor, path = tempfile.mkstemp(dir=folder)
-    os.truncate(path, size)
-    tensor = torch.from_file(path, shared=True, size=int(np.prod(shape)), dtype=dtype).reshape(shape)
-    os.close(descriptor)
-    os.unlink(path)  # the mapping lives as long as the tensor, and leaves nothing behind
-    return tensor
-
-
-def cache_folder() -> Path:
-    """Where Fathom keeps what it can make again: FATHOM_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("FATHOM_CACHE") or Path.home() / ".cache" / "fathom")
 
 
 def _fingerprint(hashes: np.ndarray, columns: Columns, schema: Schema) -> str:

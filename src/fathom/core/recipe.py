@@ -75,7 +75,9 @@ class Data(Section):
         None, description="[k, K]: the test rows are the k-th of K parts, as in a member of training.folds"
     )
     bad_rows: Probability = Field(0.01, description="share of unreadable rows that may be left out")
-    memory: PositiveFloat = Field(4.0, description="GiB of encoded data kept in memory; more is memory-mapped")
+    memory: PositiveFloat = Field(
+        4.0, description="GiB of encoded data, or of the features of a frozen body, kept in memory; more is memory-mapped"
+    )
     environment: dict[str, Any] = Field({}, description="options of a gymnasium environment")
     download: bool = Field(False, description="fetch a built-in set that is not on this machine")
     fields: dict[str, dict[str, Any]] = Field({}, description="options of each kind of field")
@@ -100,6 +102,8 @@ class Training(Section):
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "muon"] = "adamw"
     learning_rate: PositiveFloat | None = Field(None, description="the largest rate of the schedule")
     momentum: Probability = Field(0.9, description="of sgd, rmsprop and muon")
+    beta1: Probability = Field(0.9, description="of adam, adamw: how much of the mean gradient each step keeps")
+    beta2: Probability = Field(0.999, description="of adam, adamw: how much of the mean squared gradient each step keeps")
     nesterov: bool = Field(True, description="look-ahead momentum, sgd and muon")
     schedule: Literal["constant", "step", "cosine", "linear", "one_cycle"] = "one_cycle"
     warmup: Probability = Field(0.0, description="share of the steps in which the rate rises; one_cycle: 0.3 where 0")
@@ -113,7 +117,9 @@ class Training(Section):
     keep: Literal["best", "last", "average"] | None = Field(None, description="which weights are deployed")
     monitor: str = Field("loss", description="validation metric that decides what is best")
     seed: int = Field(0, ge=0, lt=2**31)
-    seeds: PositiveInt = Field(1, description="train this many members, with seed, seed + 1, ...")
+    seeds: PositiveInt = Field(
+        1, description="train this many members, with seed, seed + 1, ...; with folds each divides the rows anew"
+    )
     folds: PositiveInt = Field(1, description="cross-validate over this many parts")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     threads: PositiveInt | None = Field(None, description="CPU threads; a short trial decides where None")

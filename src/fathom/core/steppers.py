@@ -53,12 +53,17 @@ class Buffers:
 
 
 class Adam(Buffers):
-    """Kingma & Ba 2015, one fused kernel."""
+    """Kingma & Ba 2015, one fused kernel.
 
-    betas = (0.9, 0.999)
+    Args:
+        weights, gradients: (P,) buffers.
+        betas: how much of the mean gradient, and of its mean square, is kept at each step.
+    """
+
     epsilon = 1e-8
 
-    def __init__(self, weights: Tensor, gradients: Tensor) -> None:
+    def __init__(self, weights: Tensor, gradients: Tensor, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.betas = betas
         zeros = torch.zeros_like
         super().__init__(first=zeros(weights), second=zeros(weights), steps=torch.zeros((), device=weights.device))
         self.weights, self.gradients = weights, gradients

@@ -54,6 +54,7 @@ class Copy(Field):
     """An input once more, as what is to be reconstructed."""
 
     of: ClassVar[str]  # the kind that is copied
+    given: ClassVar[bool] = True  # whether the network is given the row that it makes again
     settings: dict[str, Any] = hyperparameter({}, help="options of the input that is copied")
     noise: float = hyperparameter(0.0, help="standard deviation of the noise that is to be taken away")
 

@@ -246,6 +246,7 @@ def read_inputs(inputs: Sequence[Any], schema: Schema) -> tuple[Columns, list[st
         columns = Images.read_rows(items, schema)
     else:
         for item in items:
+            _require_whole(item, schema)
             _require_table(item)
         if not any(_is_array(item) for item in items):
             parts = [Tables.read_one(item, schema, i) for i, item in enumerate(items)]
@@ -308,6 +309,21 @@ def _is_tabular(item: Any) -> bool:
     if isinstance(item, str):
         return suffix(Path(item)) in SUFFIXES
     return isinstance(item, Mapping) or hasattr(item, "__arrow_c_stream__")
+
+
+def _require_whole(item: Any, schema: Schema) -> None:
+    """Refuse a bare picture where a row is a picture and more."""
+    from fathom.sources.guess import IMAGES
+
+    pictures = [each.columns[0] for each in schema.inputs.values() if each.kind == "image"]
+    if not pictures or not isinstance(item, str) or Path(item).suffix.lower() not in IMAGES:
+        return
+    others = [column for each in schema.inputs.values() if each.kind != "image" for column in each.columns]
+    wanted = f"'{others[0]}'" + (f" and {len(others) - 1} more columns" if len(others) > 1 else "") if others else "another one"
+    raise DataError(
+        f"{item} is a picture alone, and this model reads {wanted} beside it. Give rows with both, as a table with the columns "
+        f"{', '.join([*pictures, *others][:6])}."
+    )
 
 
 def _require_table(item: Any) -> None:

@@ -432,6 +432,14 @@ def build(task: Task, device: Device, fresh: bool = False) -> Assembly:
     return Assembly(built, clock, models)
 
 
+def oversized(assembly: Assembly, task: Task) -> list[str]:
+    """A sentence where the networks are far too large for the rows; weights that come from elsewhere know something."""
+    if FROM in task.recipe.network or task.prepared.environment is not None:
+        return []
+    random = {role: model for role, model in assembly.models.items() if not hasattr(model.module, "begin")}
+    return plan.oversized(random, task.schema, len(task.prepared.sets["train"]))
+
+
 def _check_single_rows(model: Model, task: Task) -> None:
     """Refuse batches of one row where the network normalizes over the rows of a batch.
 

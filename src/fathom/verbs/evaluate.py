@@ -16,6 +16,8 @@ from fathom.analysis.language import writes
 from fathom.analysis.plan import acts
 from fathom.analysis.reconstruction import label_of, reconstructs
 from fathom.analysis.reconstruction import results as reconstructed
+from fathom.analysis.samples import makes
+from fathom.analysis.samples import results as of_samples
 from fathom.core.contract import Columns, Schema
 from fathom.core.errors import DataError, FathomError
 from fathom.core.prepare import Prepared, blocks, describe_row, encode, input_hashes, missing_groups, remarked, windowed
@@ -23,7 +25,7 @@ from fathom.core.recipe import Data
 from fathom.core.run import read_json
 from fathom.core.tensors import Batch, TensorSet
 from fathom.sources import open_source
-from fathom.verbs import acting, transfer
+from fathom.verbs import acting, frozen, transfer
 from fathom.verbs.assemble import open_task
 from fathom.verbs.judge import judge, judge_text, raw_rows
 from fathom.verbs.result import Run, load
@@ -92,6 +94,15 @@ def _other(run: Run, data: Any) -> dict[str, Any]:
         results["evaluation_notes"] += [*([] if original is not None else [NO_BASELINE]), *told]
         return {**results, "rows": len(test)}
     train = original.sets["train"] if original is not None else None
+    if makes(schema):
+        if original is None:
+            raise FathomError(
+                f"The training rows of {run.path} are gone or have changed, and samples are seen with a classifier that learnt "
+                "from them. Put them back where the recipe names them."
+            )
+        results = of_samples(run.predictor, original.sets["train"], test, seed, frozen.extractor(original, seed))
+        results["evaluation_notes"] += told
+        return {**results, "rows": len(test)}
     if reconstructs(schema):
         label = label_of(schema, columns, np.arange(columns.rows))
         results = reconstructed(run.predictor, train, test, seed, together, label)
@@ -141,7 +152,7 @@ def read_rows(
         DataError: a column is missing, or too many rows cannot be read.
     """
     schema = run.schema
-    target = run.recipe.data.target or ([] if reconstructs(schema) else list(schema.targets))
+    target = run.recipe.data.target or ([] if reconstructs(schema) or makes(schema) else list(schema.targets))
     options = Data(target=target, bad_rows=run.recipe.data.bad_rows)
     source = open_source(data, options, like=schema)
     columns = source.columns()

@@ -305,7 +305,8 @@ def _begin_again(folder: RunFolder, recipe: Recipe, *, extended: bool) -> None:
 
 def _member(task: Task, recipe: Recipe, data: Any, session: Session) -> Task:
     """The task of one member; those that share the rows of the run's own task are not read again."""
-    if recipe.data.fold is None or recipe.data.fold[0] == 1:
+    divided = task.recipe.training.seed if task.recipe.data.split_seed is None else task.recipe.data.split_seed
+    if recipe.data.fold is None or (recipe.data.fold[0] == 1 and recipe.data.split_seed == divided):
         return replace(task, recipe=recipe)
     opened = open_task(data, recipe.tables(), session.module, session.loss, task.earlier)
     return _remembered(replace(opened, choice=task.choice, origin=task.origin), task.began)

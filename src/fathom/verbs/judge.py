@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fathom.analysis import decision, early, episodes, evaluate, language, reconstruction, scores
+from fathom.analysis import decision, early, episodes, evaluate, language, reconstruction, samples, scores
 from fathom.analysis.baseline import baselines
 from fathom.core.contract import Columns, Predictor, Schema, TensorSet
 from fathom.core.prepare import Prepared, file_columns
 from fathom.core.tensors import to_list
-from fathom.verbs import drawing
+from fathom.verbs import drawing, frozen
 from fathom.verbs.generate import writes_on, written_sample
 
 PICTURE = 72  # pixels of a thumbnail's side
@@ -50,6 +50,8 @@ def judge(
         for mistake in results["mistakes"]:
             show(mistake, int(prepared.splits["test"][mistake["row"]]), prepared.columns, prepared.schema, test)
         return results
+    if samples.makes(prepared.schema):
+        return samples.results(predictor, train, test, seed, frozen.extractor(prepared, seed))
     outputs = predictor.outputs(test)
     fitted, notes = baselines(prepared.schema, train, test, seed, raw_texts(prepared))
     asked = prepared.columns.select(compare)

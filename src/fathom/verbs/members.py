@@ -1,6 +1,7 @@
 """Members of a run: other seeds over the same rows, or folds that hold out each row once; and their common result.
 
-Seeds share their test rows, folds do not; `analysis/evaluate` makes the interval of their mean accordingly.
+Seeds share their test rows, folds do not; seeds of folds repeat the cross-validation, each with a division of its own.
+`analysis/evaluate` makes the interval of their mean accordingly.
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from fathom.verbs.card import model_card
 def plan(recipe: Recipe) -> dict[str, Recipe]:
     """The recipe of each member by name, made from the run's resolved one.
 
-    Each stands for itself: it names its seed, the seed of the division, and its fold, and can be repeated alone.
+    Each stands for itself: it names its seed, the seed of the division, and its fold, and can be repeated alone. Seeds
+    learn the same rows, so that they differ in chance alone. Where there are folds, each seed divides the rows anew
+    (repeated cross-validation), unless `data.split_seed` holds the division.
     """
     training = recipe.training
     seeds = range(training.seed, training.seed + training.seeds)
-    division = training.seed if recipe.data.split_seed is None else recipe.data.split_seed
     made = {}
     for seed in seeds:
+        own = seed if training.folds > 1 else training.seed
+        division = own if recipe.data.split_seed is None else recipe.data.split_seed
         alone = {"training.seed": seed, "training.seeds": 1, "training.folds": 1, "data.split_seed": division}
         if training.folds == 1:
             made[f"seed-{seed}"] = recipe.change(alone)
@@ -44,7 +48,7 @@ def aggregate(folder: RunFolder, members: Sequence[RunFolder], training: Trainin
     `member` of the results names it: its recipe says on which rows the deployable was trained.
     """
     tables = [read_json(member.file("results.json")) for member in members]
-    folds = training.folds > 1
+    folds = training.folds
     best = _best(tables)
     chosen = tables[best]
     results = {
@@ -87,7 +91,7 @@ def _best(tables: Sequence[Mapping[str, Any]]) -> int:
     return place
 
 
-def _each(tables: Sequence[Mapping[str, Any]], pool: Callable[..., Any], folds: bool) -> dict[str, Any]:
+def _each(tables: Sequence[Mapping[str, Any]], pool: Callable[..., Any], folds: int) -> dict[str, Any]:
     """Pool the tables of each baseline that every member has."""
     names = [name for name in tables[0] if all(name in table for table in tables)]
     return {name: pool([table[name] for table in tables], folds) for name in names}

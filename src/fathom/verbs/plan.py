@@ -10,7 +10,7 @@ from torch import nn
 from fathom.analysis import plan as planning
 from fathom.core.device import Device, check_threads
 from fathom.core.recipe import Recipe, options_of
-from fathom.verbs.assemble import build, by_trial, open_task, two_rows
+from fathom.verbs.assemble import build, by_trial, open_task, oversized, two_rows
 from fathom.verbs.fit import describe, refuse_more, request
 
 
@@ -35,13 +35,13 @@ def plan(
     task = open_task(data, tree, module)
     task, measured = by_trial(task, device)
     assembly = build(task, device)
-    model = next(iter(assembly.models.values()))
-    layers = planning.layer_table(model, two_rows(task.prepared))
+    layers = planning.layer_tables(assembly.models, assembly.algorithm.example(two_rows(task.prepared)))
     count = planning.parameters(assembly.models)
     training = task.recipe.training
+    warned = oversized(assembly, task)
     made: Mapping[str, Any] = {
         "task": planning.task_name(task.schema, training.algorithm),
-        "lines": describe(task),
+        "lines": [*describe(task), *(f"Note      {note}" for note in warned)],
         "network": task.choice.network,
         "reason": task.choice.reason,
         "rivals": task.choice.rivals,

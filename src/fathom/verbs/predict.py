@@ -13,6 +13,7 @@ import numpy as np
 
 from fathom.analysis.language import ROWS, writes
 from fathom.analysis.reconstruction import reconstructs, scores_of, shares
+from fathom.analysis.samples import makes
 from fathom.analysis.wording import capital
 from fathom.core.contract import Columns, Schema, TensorSet
 from fathom.core.errors import DataError
@@ -129,7 +130,12 @@ def encode_all(schema: Schema, columns: Columns, names: Sequence[str], done: str
 
 
 def _require_inputs(run: Run) -> None:
-    """Refuse a language model, which reads nothing but what it writes."""
+    """Refuse a language model, which reads nothing but what it writes, and a generator, which reads noise."""
+    if makes(run.schema):
+        raise DataError(
+            f"{run.path} makes pictures of noise and answers no rows. Its verb is: "
+            f"fathom generate {run.path} -n 64 -o samples.png"
+        )
     if writes(run.schema) and not run.schema.inputs:
         on = run.predictor.stream is not None
         verb = f'generate {run.path} --prompt "TEXT"' if on else f'embed {run.path} "TEXT"'

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fathom.analysis import decision, memory, plan
 from fathom.analysis.report import write_report
+from fathom.analysis.samples import makes as makes_pictures
 from fathom.core import callbacks
 from fathom.core import device as devices
 from fathom.core.contract import Clock, Predictor, Stage
@@ -25,10 +26,11 @@ from fathom.core.loop import train
 from fathom.core.run import RunFolder, sealed_json, write_atomic
 from fathom.core.state import load_state, state_of
 from fathom.deliver.bundle import write_bundle
-from fathom.verbs.assemble import Assembly, Session, Task, build, resident, two_rows
+from fathom.verbs.assemble import Assembly, Session, Task, build, oversized, resident, two_rows
 from fathom.verbs.card import model_card
 from fathom.verbs.generate import text_target
 from fathom.verbs.judge import judge
+from fathom.verbs.watching import Strips, Watch, over_time
 
 
 def train_one(
@@ -50,6 +52,8 @@ def train_one(
         for note in notes:
             session.tell(f"Note      {note}")
         assembly = build(task, device, fresh=state is None)
+        warned = oversized(assembly, task)
+        _tell_once(warned, run, session)
         watchers, stack = _watchers(folder, task, assembly, session, run)
         if state is not None:
             load_state(state, assembly.algorithm, assembly.clock, _named(watchers))
@@ -63,7 +67,19 @@ def train_one(
             train(assembly.algorithm, stages, list(watchers.values()), assembly.clock, way, non_finite)
         kept = _keep(task, assembly, watchers)
         task = _cut_short(folder, task, assembly.clock, watchers)
+        task = replace(task, prepared=replace(task.prepared, notes=[*task.prepared.notes, *warned]))
         _finish(folder, task, assembly, kept, prepared_seconds, run)
+
+
+def _tell_once(notes: Sequence[str], run: RunFolder, session: Session) -> None:
+    """Notes about the networks, told by the first member alone, and kept in the log of the run."""
+    log = run.file("log.txt")
+    before = log.read_text("utf-8") if log.exists() else ""
+    for line in (f"Note      {note}" for note in notes):
+        if line not in before:
+            session.tell(line)
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"{line}\n")
 
 
 def _was_stopped(watchers: Mapping[str, Any], clock: Clock, stages: Sequence[Stage]) -> bool:
@@ -100,9 +116,12 @@ def _watchers(
     # What is measured and kept is what would be deployed: the last weights as they are, else their average.
     deployed = nullcontext if training.keep == "last" else optimizer.averaged
 
+    watch = Watch(algorithm, task.prepared) if makes_pictures(task.schema) else None
+
     def validate() -> dict[str, float]:
         with deployed():
             measured = algorithm.validate(task.prepared.sets["validation"])
+            measured |= watch.measure() if watch else {}
         for model in assembly.models.values():
             model.train()
         return measured
@@ -113,6 +132,14 @@ def _watchers(
                 f"{r}/{n}": t.detach().clone() for r, m in assembly.models.items() for n, t in m.state_dict().items()
             }
 
+    def strip() -> Tensor:
+        assert watch is not None, "a generator is watched"
+        with deployed():
+            made = watch.strip()
+        for model in assembly.models.values():
+            model.train()
+        return made
+
     history = callbacks.History(every, validate, lambda: optimizer.learning_rate, folder.file("metrics.jsonl"))
     watchers: dict[str, Any] = {"history": history}
     if training.keep == "best" or training.early_stopping:
@@ -122,6 +149,8 @@ def _watchers(
     if training.minutes:
         watchers["deadline"] = callbacks.Deadline(training.minutes, training.stop_after)
     watchers["tensorboard"] = callbacks.TensorBoard(history, folder.file("tensorboard"))
+    if watch is not None:
+        watchers["samples"] = Strips(history, strip, folder.file("samples"), watchers["tensorboard"])
     if session.progress is not None:
         shown = next((target.headline for target in task.schema.targets.values()), "") or training.monitor
         names = [stage.name for stage in task.recipe.stage]
@@ -176,6 +205,9 @@ def _finish(
     _decide(task, predictor)
     told = assembly.algorithm.told()
     results = judge(task.prepared, predictor, seed, compare, told.get("environment_steps"))
+    if makes_pictures(task.schema):
+        first = next(iter(results["targets"].values()))
+        first["pictured"] += over_time(folder.file("samples"))
     for remedy in decision.remedies(task.recipe).values():
         test = task.prepared.sets["test"]
         results["evaluation_notes"] += decision.shift(task.schema, predictor.outputs(test), test, remedy)
@@ -193,7 +225,7 @@ def _finish(
         "parameters": plan.parameters(assembly.models),
         "network": {
             "name": task.choice.network, "reason": task.choice.reason, "paper": task.choice.paper, "rivals": task.choice.rivals,
-            "layers": plan.layer_table(next(iter(assembly.models.values())), two_rows(task.prepared)),
+            "layers": plan.layer_tables(assembly.models, assembly.algorithm.example(two_rows(task.prepared))),
         },
         "notes": [*task.prepared.notes, *assembly.algorithm.notes],
         "kept": kept.what,
@@ -243,8 +275,11 @@ def next_commands(folder: RunFolder, task: Task) -> list[str]:
         return [f"fathom play {path} -o agent.gif", f"fathom evaluate {path} --episodes 1000", f"fathom report {path}"]
     if task.recipe.training.algorithm == "reconstruction":
         new = "picture.png" if "image" in kinds else "new.csv"
-        makes = [f"fathom generate {path} -n 64"] if task.recipe.network.get("name") == "vae" else []
-        return [*makes, f"fathom predict {path} {new}", f"fathom embed {path} {new}", f"fathom report {path}"]
+        samples = [f"fathom generate {path} -n 64"] if task.recipe.network.get("name") == "vae" else []
+        return [*samples, f"fathom predict {path} {new}", f"fathom embed {path} {new}", f"fathom report {path}"]
+    if makes_pictures(task.schema):
+        told = len(task.schema.inputs) > 1
+        return [f"fathom generate {path} -n 64{' --class CLASS' if told else ''} -o samples.png", f"fathom report {path}"]
     given = "picture.png" if "image" in kinds else '"a text"' if kinds == {"text"} else "new.csv"
     given += " -o found.png" if any(item.kind == "boxes" for item in task.schema.targets.values()) else ""
     return [f"fathom predict {path} {given}", f"fathom report {path}"]
