@@ -13,7 +13,7 @@ In comments: B rows, T moments seen, H moments ahead, C channels, K targets.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -214,23 +214,6 @@ class Tide(nn.Module):
         return ahead.squeeze(-1) if self.each == 1 else ahead
 
 
-class Several(nn.Module):
-    """Networks side by side, each learning by its own loss; their mean answers (Lakshminarayanan et al. 2017).
-
-    Args:
-        members: k networks of the same task.
-    """
-
-    def __init__(self, members: Iterable[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """(B, k, outputs) in training, (B, outputs) in evaluation."""
-        answers = torch.stack([member(*inputs) for member in self.members], 1)
-        return answers if self.training else answers.mean(1)
-
-
 class Patch(nn.Module):
     """(B, T, F) -> (B, H, K): each target's past cut into stretches, read by a small transformer."""
 
@@ -347,12 +330,11 @@ def tide(
     width: PositiveInt = hyperparameter(128, search=[64, 128, 256], help="of the vector that stands for the past"),
     waves: PositiveInt = hyperparameter(6, search=[2, 6, 12], help="of each cycle of the calendar"),
     dropout: Share = hyperparameter(0.3, search=(0.0, 0.5), help="share of values silenced in training"),
-    members: PositiveInt = hyperparameter(4, search=[1, 4], help="networks that learn side by side and answer by their mean"),
 ) -> nn.Module:
     """A dense encoder of the past, a dense decoder of each moment ahead."""
     if not _suits(1.0)(schema, USUAL):
         raise unfit(schema, "tide", OWN_PAST)
-    return Several(Tide(schema, width, waves, dropout) for _ in range(members))
+    return Tide(schema, width, waves, dropout)
 
 
 @network(
