@@ -27,7 +27,10 @@ from fathom.algorithms.reconstruction import (
     log_weights,
     sampled,
 )
-from fathom.analysis.reconstruction import Linear, Trivial, grid, judged, known, matrix, parted
+from fathom.analysis.anomaly import known
+from fathom.analysis.baseline_copies import Linear, Trivial, matrix, parted
+from fathom.analysis.copied import judged
+from fathom.analysis.pictures import grid
 from fathom.core.contract import ROW, Clock, Columns, Context, Field, Model, Schema, Stage, TensorSet
 from fathom.core.errors import DataError, FathomError
 from fathom.core.recipe import Recipe
@@ -527,7 +530,7 @@ def test_a_walk_keeps_its_length_and_its_ends() -> None:
 def test_noise_of_rows_depends_on_their_number_alone() -> None:
     schema, rows = pictures(noise=0.3)
     made = algorithm(schema, "autoencoder", {"hidden": [8], "code": 3}, noise=0.3)
-    from fathom.analysis.reconstruction import with_noise
+    from fathom.analysis.copied import with_noise
 
     whole = with_noise(made.copies, rows.batch(torch.arange(6)))[NOISY + "image"]
     part = with_noise(made.copies, rows.batch(torch.tensor([4])))[NOISY + "image"]

@@ -28,8 +28,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fathom.analysis.copied import device_of
 from fathom.analysis.evaluate import Estimate
-from fathom.analysis.reconstruction import as_uri_of_grid, device_of, grid
+from fathom.analysis.pictures import as_uri_of_grid, grid
 from fathom.analysis.wording import metric_words
 from fathom.core.contract import Batch, Predictor, Sampler, Schema, TensorSet
 from fathom.core.errors import DataError, count_text

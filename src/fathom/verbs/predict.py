@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from fathom.analysis.anomaly import shares
+from fathom.analysis.copied import scores_of
 from fathom.analysis.language import ROWS, writes
-from fathom.analysis.reconstruction import reconstructs, scores_of, shares
+from fathom.analysis.reconstruction import reconstructs
 from fathom.analysis.samples import makes
 from fathom.analysis.wording import capital
 from fathom.core.contract import Columns, Schema, TensorSet

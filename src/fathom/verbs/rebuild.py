@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fathom.analysis.reconstruction import moved, reconstructs
+from fathom.analysis.copied import moved
+from fathom.analysis.reconstruction import reconstructs
 from fathom.core.errors import DataError
 from fathom.core.run import write_atomic
 from fathom.fields.copies import ImageCopy, png

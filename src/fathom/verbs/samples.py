@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fathom.analysis.reconstruction import grid
+from fathom.analysis.pictures import grid
 from fathom.core.contract import Batch, Columns, Predictor, Sampler, Schema
 from fathom.core.errors import DataError, FathomError, unknown
 from fathom.core.run import write_atomic

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fathom.analysis import samples
-from fathom.analysis.reconstruction import as_uri_of_grid, grid
+from fathom.analysis.pictures import as_uri_of_grid, grid
 from fathom.core.callbacks import History, TensorBoard, Watcher
 from fathom.core.contract import Algorithm, Batch, Clock, Model, Verdict
 from fathom.core.device import undisturbed
