@@ -204,6 +204,10 @@ def test_a_generator_from_the_command_line() -> None:
         assert grid.size == (392, 392)
     assert cli("generate", "gan", "--walk", "-o", "walk.gif").code == 0
     assert "knows no classes" in cli("generate", "gan", "--class", "7").last
+    assert cli("chat", "gan", "--say", "hello").last == (
+        "fathom: runs/gan writes no text (what it answers is of kind image_sample). Its verb is: fathom generate runs/gan -n 64 "
+        "-o samples.png\n"
+    )
     assert (
         "makes pictures of noise and answers no rows. Its verb is: fathom generate"
         in cli("predict", "gan", "grid.png").last

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fathom.algorithms.language import Choose, greedy, sample
+from fathom.analysis.samples import makes
 from fathom.core import device as devices
 from fathom.core.contract import Predictor, Schema
 from fathom.core.errors import FathomError
@@ -161,7 +162,8 @@ class Writer:
         found = text_target(predictor.schema)
         if found is None:
             kinds = ", ".join(item.kind for item in predictor.schema.targets.values())
-            raise FathomError(f"{what} writes no text (its target is a {kinds}). Its verb is: fathom predict {what} INPUT")
+            verb = f"generate {what} -n 64 -o samples.png" if makes(predictor.schema) else f"predict {what} INPUT"
+            raise FathomError(f"{what} writes no text (what it answers is of kind {kinds}). Its verb is: fathom {verb}")
         if predictor.schema.inputs:
             sources = ", ".join(predictor.schema.inputs)
             raise FathomError(
