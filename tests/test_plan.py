@@ -127,7 +127,7 @@ def test_fit_and_plan_both_tell_it(capsys: pytest.CaptureFixture[str]) -> None:
     for said in (planned.out, fitted.err):
         assert "Note      12,391,106 parameters are to be learnt from 16 training rows: 12,390,400 of them are in dense.1" in said
     assert any("flattened picture" in note for note in read_json(Path("runs/wide/results.json"))["notes"])
-    assert "sensitivity (recall of yes)" in fitted.out
+    assert "sensitivity to yes" in fitted.out
     assert "specificity" in fitted.out
     folds = cli("fit", "photos", "--network", "cnn", *wide, *quick, "--folds", "2", "--name", "folds")
     counts = [read_json(path)["splits"]["train"] for path in sorted(Path("runs/folds/members").glob("*/results.json"))]

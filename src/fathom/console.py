@@ -112,7 +112,7 @@ def positive_rates(results: Mapping[str, Any]) -> dict[str, str]:
     for name, told in targets.items():
         if (positive := told.get("positive")) is not None:
             before, head = (f"{name}.", f"{name} ") if len(targets) > 1 else ("", "")
-            made[f"{before}recall"] = f"{head}sensitivity (recall of {positive})"
+            made[f"{before}recall"] = f"{head}sensitivity to {positive}"
             made[f"{before}specificity"] = f"{head}specificity"
     return made
 
