@@ -197,6 +197,8 @@ def test_a_generator_from_the_command_line() -> None:
     assert len(list(Path("runs/gan/samples").glob("step-*.png"))) == len(lines)
     page = Path("runs/gan/report.html").read_text("utf-8")
     assert "below the nearest of" in page
+    assert "What it makes" in page
+    assert "Where it errs" not in page
     assert "What the same noise became in training" in page
     said = cli("generate", "gan", "-n", "9", "-o", "grid.png")
     assert said.err == "9 samples written to grid.png\n"

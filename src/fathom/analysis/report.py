@@ -388,6 +388,7 @@ def target_view(name: str, target: Table, budget: int) -> dict[str, Any]:
         "scatter": scatter_chart(target),
         "forecast": forecast_view(target),
         "written": target.get("kind") == "text",
+        "made": target.get("kind") == "image_sample",
         "examples": examples(target),
         "detected": detected(target),
         "pictures": fitting(target.get("pictures") or [], budget),
