@@ -353,7 +353,7 @@ def test_errors_name_what_is_missing() -> None:
     numbers = {"a": np.arange(100.0), "b": np.arange(100.0)}
     with pytest.raises(DataError, match=r"there must be one picture a row, and there is 'numbers' \(number\)"):
         open_task(numbers, {"network": {"name": "gan"}})
-    with pytest.raises(DataError, match=r"network.conditional = true tells the networks a label, and no column"):
+    with pytest.raises(DataError, match=r"network.conditional = true tells the network a label, and no column"):
         open_task((bars(), np.linspace(0, 1, 256)), {"network": {"name": "gan", "conditional": True}})
     with pytest.raises(DataError, match=r"are neither 0 to 1 nor 0 to 255, so nothing says what black and white are"):
         build(

@@ -220,8 +220,9 @@ def test_statically_binarized_mnist_is_the_same_twice(data_folder: Path) -> None
     assert one.results["baseline"]["mean"]["nll"]["value"] == pytest.approx(206, abs=12), "206.9 nats with all rows"
 
 
-def test_views_are_refused_where_nothing_is_averaged() -> None:
-    said = cli("fit", "digits", "--network", "autoencoder", *SMALL, "data.image.views=2")
+@pytest.mark.parametrize("network", ["autoencoder", "gan"])
+def test_views_are_refused_where_nothing_is_averaged(network: str) -> None:
+    said = cli("fit", "digits", "--network", network, "data.image.views=2", *QUICK)
     assert said.code == 2
     assert "data.image.views = 2 takes the mean of answers over mirrored pictures" in said.last
     assert "leave it out" in said.last

@@ -33,7 +33,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fathom.algorithms.reconstruction import Recast, label_field, settings
+from fathom.algorithms.reconstruction import Recast, label_field, refuse_views, settings, told_label
 from fathom.core.contract import (
     ROW,
     Algorithm,
@@ -83,8 +83,9 @@ def generated(schema: Schema, recipe: Recipe, where: str) -> tuple[Schema, list[
         The schema, and sentences about what is left out.
 
     Raises:
-        DataError: there is not one picture, or no label where one is to be told.
+        DataError: there is not one picture, answers are to be means over views, or there is no label where one is to be told.
     """
+    refuse_views(schema)
     pictures = {name: item for name, item in schema.inputs.items() if item.kind == "image"}
     if len(pictures) != 1:
         came = ", ".join(f"'{name}' ({item.kind})" for name, item in schema.inputs.items()) or "no input"
@@ -96,14 +97,9 @@ def generated(schema: Schema, recipe: Recipe, where: str) -> tuple[Schema, list[
     left = [f"'{other}'" for other in schema.inputs if other != name]
     told = [f"{', '.join(left)} is left out: pictures alone are made."] if left else []
     label, inputs, special = label_field(schema), {name: picture}, dict(schema.special)
-    if recipe.network.get("conditional"):
-        if label is None:
-            raise DataError(
-                f"{where}: network.conditional = true tells the networks a label, and no column of classes is known as one. "
-                "Name it with --target COLUMN."
-            )
-        inputs[label[0]] = label[1]
-        told.append(f"'{label[1].columns[0]}' is told to both networks.")
+    if condition := told_label(schema, recipe, where):
+        inputs[condition[0]] = condition[1]
+        told.append(f"'{condition[1].columns[0]}' is told to both networks.")
     elif label is not None:
         told.append(f"'{label[1].columns[0]}' is not learnt from; it stays beside the rows, to judge the samples by.")
     if label is not None:

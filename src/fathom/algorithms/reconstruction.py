@@ -158,12 +158,7 @@ def reconstructed(schema: Schema, recipe: Recipe, where: str) -> tuple[Schema, l
             label where one is to be told to the network.
     """
     options = recipe.algorithm
-    views = max((item.options.get("views", 1) for item in schema.inputs.values()), default=1)
-    if views > 1:
-        raise DataError(
-            f"data.image.views = {views} takes the mean of answers over mirrored pictures, and what is made again of each "
-            "is another picture; leave it out."
-        )
+    refuse_views(schema)
     strange = {name: item for name, item in schema.inputs.items() if item.kind not in COPIES}
     if strange or not schema.inputs:
         name, item = next(iter(strange.items()), ("", None))
@@ -184,14 +179,9 @@ def reconstructed(schema: Schema, recipe: Recipe, where: str) -> tuple[Schema, l
         targets[name] = COPIES[item.kind].of_input(item, noise=noise, **more)
     inputs, told, special = dict(schema.inputs), [], dict(schema.special)
     label = label_field(schema)
-    if recipe.network.get("conditional"):
-        if label is None:
-            raise DataError(
-                f"{where}: network.conditional = true tells the network a label, and no column of classes is known as one. "
-                "Name it with --target COLUMN."
-            )
-        inputs[label[0]] = label[1]
-        told = [f"'{label[1].columns[0]}' is told to the network and is not reconstructed."]
+    if condition := told_label(schema, recipe, where):
+        inputs[condition[0]] = condition[1]
+        told = [f"'{condition[1].columns[0]}' is told to the network and is not reconstructed."]
     elif schema.targets:
         names = ", ".join(f"'{item.columns[0]}'" for item in schema.targets.values())
         told = [f"{names} is not learnt from; it stays beside the rows as what is known of them."]
@@ -200,6 +190,36 @@ def reconstructed(schema: Schema, recipe: Recipe, where: str) -> tuple[Schema, l
     if noise and any(item.kind == "category" for item in schema.inputs.values()):
         told.append("Noise is added to numbers and pixels alone; categories stay as they are.")
     return replace(schema, inputs=inputs, targets=targets, special=special), told
+
+
+def refuse_views(schema: Schema) -> None:
+    """Pictures that are made are no answers about pictures.
+
+    Raises:
+        DataError: answers are to be means over views.
+    """
+    views = max((item.options.get("views", 1) for item in schema.inputs.values()), default=1)
+    if views > 1:
+        raise DataError(
+            f"data.image.views = {views} takes the mean of answers over mirrored pictures, and what is made of each is another "
+            "picture; leave it out."
+        )
+
+
+def told_label(schema: Schema, recipe: Recipe, where: str) -> tuple[str, Field] | None:
+    """The label, where `network.conditional` tells it to the networks.
+
+    Raises:
+        DataError: no column of classes is known as one.
+    """
+    if not recipe.network.get("conditional"):
+        return None
+    if (label := label_field(schema)) is None:
+        raise DataError(
+            f"{where}: network.conditional = true tells the network a label, and no column of classes is known as one. Name it "
+            "with --target COLUMN."
+        )
+    return label
 
 
 def label_field(schema: Schema) -> tuple[str, Field] | None:
