@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 import fathom
-from fathom.analysis import samples
+from fathom.analysis import evidence, samples
 from fathom.analysis.samples import PPCA, Extractor, frechet, kernel_distance, mixture, precision_recall
 from fathom.core.contract import Columns, Predictor, Sampler, Schema, TensorSet
 from fathom.core.errors import DataError
@@ -160,7 +161,11 @@ def test_what_is_made_by_heart_is_at_the_floor_and_found_out() -> None:
     assert len(heart["targets"]["image"]["pictured"]) == 2
     one = samples.results(of_rows(schema, pool[:1]), train, test, 0, extractor)
     assert one["test"]["sample_recall"]["value"] < 0.05
-    assert not one["better"]
+    edges = replace(extractor, features=lambda p: (p > 0.5).flatten(1).float())  # which a Gaussian has not
+    sharp = samples.results(of_rows(schema, pool), train, test, 0, edges)
+    assert (sharp["better"], one["better"]) == ("better", "worse")
+    assert "better than the best simple rival" in sharp["verdict"]
+    assert (evidence.is_better(sharp), evidence.is_better(one)) == (True, False)
     assert "worse than the best simple rival" in one["verdict"]
     brightness = Extractor(
         "classifier", extractor.features, lambda p: (p.mean((1, 2, 3)) > 0.3).long(), ["dark", "light"], "S."

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import fathom
-from fathom.analysis.evaluate import pooled_difference
+from fathom.analysis.evaluate import pooled, pooled_difference
 from fathom.core import callbacks
 from fathom.core.errors import DataError, FathomError, Interrupted, RunError
 from fathom.core.prepare import prepare
@@ -134,6 +134,12 @@ def test_seeds_of_folds_repeat_the_cross_validation_with_other_divisions() -> No
     tree["data"]["split_seed"] = 5
     kept = members.plan(open_task("t.csv", tree).recipe)
     assert {recipe.data.split_seed for recipe in kept.values()} == {5}, "a division that is asked for is kept"
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "auroc", "map50", "sample_precision", "sample_recall"])
+def test_the_pooled_interval_of_a_share_ends_at_one(metric: str) -> None:
+    tables = [{metric: {"value": value, "low": value - 0.02, "high": 1.0}} for value in (0.98, 1.0)]
+    assert pooled(tables, folds=1)[metric]["high"] == 1.0
 
 
 def test_repeats_judge_the_same_rows_and_do_not_narrow_what_those_leave_open() -> None:

@@ -59,7 +59,7 @@ ONE_BLOCK = "All rows belong to one group or one moment, so intervals take them 
 COUNTED = ("accuracy", "balanced_accuracy", "exact_match", "precision", "recall", "specificity", "f1")
 AREAS = ("auroc", "auprc")
 BOUNDED = {*COUNTED, *AREAS}
-ENDS_AT_ONE = {"ece", "r2", "masked_accuracy", "map", "map50", "map75"}
+ENDS_AT_ONE = {"ece", "r2", "masked_accuracy", "map", "map50", "map75", "sample_precision", "sample_recall"}
 HUNDREDS = ("bleu", "chrf")  # 0 to 100
 PROPORTION = {"category": "accuracy", "labels": "exact_match"}  # the share of rows that are right
 

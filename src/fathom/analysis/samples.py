@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from fathom.analysis.copied import device_of
-from fathom.analysis.evaluate import Estimate
+from fathom.analysis.evaluate import Estimate, better
 from fathom.analysis.pictures import as_uri_of_grid, grid
 from fathom.analysis.wording import metric_words
 from fathom.core.contract import Batch, Predictor, Sampler, Schema, TensorSet
@@ -324,17 +324,18 @@ def results(
     shares = shares_of(extractor, made, truth)
     if shares:
         mine["modes"] = _counted(shares)
-    best = min(judged, key=lambda name: judged[name][primary].value)
+    differences = {name: _difference(mine, table) for name, table in judged.items()}
+    how = better(judged, differences, primary)
     first, item = _picture(schema)
     return {
         "test": _plain(mine),
         "baseline": {name: _plain(table) for name, table in judged.items()},
-        "difference": {name: _plain(_difference(mine, table)) for name, table in judged.items()},
+        "difference": {name: _plain(table) for name, table in differences.items()},
         "floor": _plain(floor),
         "primary": primary,
         "others": [],
-        "better": mine[primary].high < judged[best][primary].low,
-        "verdict": _verdict(mine, floor, judged, primary, ratio, shares),
+        "better": how,
+        "verdict": _verdict(mine, floor, judged, primary, ratio, shares, how),
         "targets": {first: {"kind": item.kind, "pictured": _figures(made, known, look), "classes_made": shares}},
         "mistakes": [],
         "evaluation_notes": _notes(extractor, count, floor, primary, ratio, shares, made, truth, known),
@@ -426,23 +427,16 @@ def _plain(table: Mapping[str, Estimate]) -> dict[str, dict[str, float]]:
 
 def _verdict(
     mine: Mapping[str, Estimate], floor: Mapping[str, Estimate], rivals: Mapping[str, Mapping[str, Estimate]], primary: str,
-    ratio: float, shares: Sequence[Mapping[str, Any]],
+    ratio: float, shares: Sequence[Mapping[str, Any]], how: str | None,
 ) -> str:  # fmt: skip
     best = min(rivals, key=lambda name: rivals[name][primary].value)
     label = metric_words(primary)
-    how = (
-        "better than"
-        if mine[primary].high < rivals[best][primary].low
-        else "worse than"
-        if mine[primary].low > rivals[best][primary].high
-        else "no better than"
-    )
     of_classes = (
         f"; {modes(shares)} of {len(shares)} classes are made about as often as they should be" if shares else ""
     )
     return (
-        f"{label} {mine[primary]}, {ratio:.1f} times that of real pictures ({floor[primary].value:.3g}); {how} the best simple "
-        f"rival, {best} ({rivals[best][primary].value:.3g}){of_classes}."
+        f"{label} {mine[primary]}, {ratio:.1f} times that of real pictures ({floor[primary].value:.3g}); {how} than the best "
+        f"simple rival, {best} ({rivals[best][primary].value:.3g}){of_classes}."
     )
 
 

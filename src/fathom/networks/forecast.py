@@ -167,7 +167,8 @@ class Tide(nn.Module):
     """(B, T, F) -> (B, H, K): the past as one vector, each forecast from it and from what the calendar says of that moment.
 
     What stands beside the targets is first reduced to a few numbers a moment (section 4.1 of the paper): of seventy channels
-    of weather by themselves most weights would learn noise by heart (validation error of Metro I-94 417 without, 388 with).
+    of weather by themselves most weights would learn noise by heart (validation error of Metro I-94 after 4,500 steps 423
+    without, 397 with).
 
     Args:
         schema: one series in, forecasts of some of its channels out.

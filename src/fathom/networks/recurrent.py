@@ -269,7 +269,7 @@ def _suits(score: float) -> Any:
 def _training(schema: Schema, rows: int) -> dict[str, object]:
     """Clipped gradients, since products of many steps can explode (Pascanu et al. 2013); chosen on validation rows."""
     settings: dict[str, object] = {"training.learning_rate": 3e-3, "training.clip": 1.0, "training.epochs": 10}
-    if job(schema) == "continue":  # many small steps: on dialogues a quarter of the batch came as far in a sixth of the time
+    if job(schema) == "continue":  # one long text has few rows: of small batches there are steps enough
         return {**settings, "training.batch": 16}
     if job(schema) != "answer":
         return settings
