@@ -19,6 +19,8 @@ In comments: B rows, D numbers of the code, C channels.
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -127,11 +129,12 @@ class Residual(nn.Module):
 
 
 class Shrink(nn.Module):
-    """A picture, then conditions -> (B, outputs): every block halves the sides."""
+    """A picture, then conditions -> (B, outputs): every block halves the sides, and dense layers follow."""
 
     def __init__(
-        self, shape: tuple[int, ...], channels: tuple[int, ...], outputs: int, activation: str, extra: int
-    ) -> None:
+        self, shape: tuple[int, ...], channels: tuple[int, ...], hidden: tuple[int, ...], outputs: int, activation: str,
+        extra: int,
+    ) -> None:  # fmt: skip
         super().__init__()
         layers: list[nn.Module] = []
         width = shape[0]
@@ -140,7 +143,7 @@ class Shrink(nn.Module):
             width = filters
         self.body = nn.Sequential(*layers, _out_of_place(activation), nn.Flatten())
         height, breadth = halved(shape, len(channels))
-        self.last = nn.Linear(width * height * breadth + extra, outputs)
+        self.last = _dense(width * height * breadth + extra, hidden, outputs, activation)
 
     def forward(self, images: Tensor, *conditions: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, outputs)."""
@@ -149,27 +152,32 @@ class Shrink(nn.Module):
 
 
 class Grow(nn.Module):
-    """(B, inputs) -> (B, C * H * W): every block doubles the sides; what is too much at the edges is cut off."""
+    """(B, inputs) -> (B, C * H * W): dense layers, then `Shrink` in reverse; what is too much at the edges is cut off.
 
-    def __init__(self, inputs: int, shape: tuple[int, ...], channels: tuple[int, ...], activation: str) -> None:
+    The last doubling is the head: filters of full size would take most of the time.
+    """
+
+    def __init__(
+        self, inputs: int, shape: tuple[int, ...], channels: tuple[int, ...], hidden: tuple[int, ...], activation: str
+    ) -> None:
         super().__init__()
         self.shape = shape
         self.small = (channels[-1], *halved(shape, len(channels)))
-        self.first = nn.Linear(inputs, self.small[0] * self.small[1] * self.small[2])
+        self.first = _dense(inputs, hidden, math.prod(self.small), activation)
         layers: list[nn.Module] = []
-        for filters, after in zip(reversed(channels), [*reversed(channels[:-1]), channels[0]], strict=True):
+        for filters, after in pairwise(reversed(channels)):
             layers += [
                 Residual(filters, activation), _out_of_place(activation),
                 nn.ConvTranspose2d(filters, after, 4, stride=2, padding=1),
             ]  # fmt: skip
-        self.body = nn.Sequential(*layers, _out_of_place(activation))
-        self.head = nn.Conv2d(channels[0], shape[0], 3, padding=1)
+        self.body = nn.Sequential(*layers, Residual(channels[0], activation), _out_of_place(activation))
+        self.head = nn.ConvTranspose2d(channels[0], shape[0], 4, stride=2, padding=1)
 
     def forward(self, code: Tensor) -> Tensor:
         """(B, inputs) -> (B, C * H * W)."""
         _, height, width = self.shape
-        grown = self.body(self.first(code).view(-1, *self.small))[:, :, :height, :width]
-        return self.head(grown).flatten(1)
+        grown = self.head(self.body(self.first(code).view(-1, *self.small)))
+        return grown[:, :, :height, :width].flatten(1)
 
 
 def halved(shape: tuple[int, ...], times: int) -> tuple[int, int]:
@@ -203,8 +211,8 @@ def _halves(
         schema: of the role.
         name: of the network, for errors.
         form: dense or convolution; convolution for one picture where "auto".
-        sizes: hidden units of the dense form.
-        channels: filters of each block of the other.
+        sizes: units of the dense layers between the inputs, or the filters, and the code.
+        channels: filters of each block of the convolutional form.
         code: D.
         factor: numbers that the encoder returns for each number of the code.
         activation: between layers.
@@ -223,8 +231,8 @@ def _halves(
         encoder = Flat(_dense(flat, sizes, code * factor, activation))
         return encoder, _dense(code + extra, sizes[::-1], output_size(schema), activation), conditions
     shape = tuple(picture.shape)
-    shrink = Shrink(shape, channels, code * factor, activation, extra)
-    return shrink, Grow(code + extra, tuple(picture.outputs), channels, activation), conditions
+    shrink = Shrink(shape, channels, sizes, code * factor, activation, extra)
+    return shrink, Grow(code + extra, tuple(picture.outputs), channels, sizes[::-1], activation), conditions
 
 
 def _reconstructs(schema: Schema) -> bool:
@@ -290,7 +298,9 @@ def autoencoder(
         "dense", search=["dense", "auto"], help="dense, convolution, or auto: what suits the data"
     ),
     hidden: tuple[PositiveInt, ...] = hyperparameter(
-        (256,), search=[(256,), (512, 256)], help="units of the encoder's hidden layers; the decoder has them reversed"
+        (256,),
+        search=[(256,), (512, 256)],
+        help="units of the encoder's dense hidden layers, after its filters if any; the decoder has them reversed",
     ),
     channels: tuple[PositiveInt, ...] = hyperparameter((32, 64), help="filters of each halving, convolutional form"),
     code: PositiveInt = hyperparameter(64, search=(2, 128, "log"), help="numbers of the code"),
@@ -326,7 +336,7 @@ def vae(
     hidden: tuple[PositiveInt, ...] = hyperparameter(
         (200, 200),
         search=[(200, 200), (400, 400)],
-        help="units of the encoder's hidden layers; the decoder has them reversed",
+        help="units of the encoder's dense hidden layers, after its filters if any; the decoder has them reversed",
     ),
     channels: tuple[PositiveInt, ...] = hyperparameter((32, 64), help="filters of each halving, convolutional form"),
     code: PositiveInt = hyperparameter(50, search=(2, 128, "log"), help="latent numbers"),
