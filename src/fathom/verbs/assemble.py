@@ -651,7 +651,7 @@ def complete(task: Task, device: Device) -> Task:
 
 def _precisions(task: Task, device: Device) -> list[str]:
     """Convolutions and transformers gain from bfloat16; small dense networks lose, and rounding costs forecasts."""
-    gains = any(item.kind in ("image", "text") for item in task.schema.fields().values())
+    gains = any(item.kind.startswith(("image", "text")) for item in task.schema.fields().values())
     return device.precisions() if gains or device.torch.type == "cuda" else ["float32"]
 
 
