@@ -20,11 +20,12 @@ In comments: B rows, D numbers of the code, C channels.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from fathom.core.contract import Schema, hyperparameter
@@ -112,6 +113,35 @@ class Flat(nn.Module):
         return made
 
 
+@dataclass(frozen=True)
+class Stages:
+    """What the two halves of the convolutional form share.
+
+    Args:
+        shape: (C, H, W) of the picture.
+        channels: filters of each halving.
+        blocks: residual blocks after each halving.
+        hidden: units of the dense layers between filters and code.
+        activation: after each layer.
+    """
+
+    shape: tuple[int, ...]
+    channels: tuple[int, ...]
+    blocks: int
+    hidden: tuple[int, ...]
+    activation: str
+
+    @property
+    def small(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the last filters make."""
+        return (self.channels[-1], *halved(self.shape, len(self.channels)))
+
+    def corrected(self, filters: int) -> list[nn.Module]:
+        """The blocks of one stage, and the activation after them."""
+        residual = [Residual(filters, self.activation) for _ in range(self.blocks)]
+        return [*residual, _out_of_place(self.activation)]
+
+
 class Residual(nn.Module):
     """Two 3 x 3 filters around an addition (He et al. 2016), without normalization, which couples the rows of a batch."""
 
@@ -129,21 +159,15 @@ class Residual(nn.Module):
 
 
 class Shrink(nn.Module):
-    """A picture, then conditions -> (B, outputs): every block halves the sides, and dense layers follow."""
+    """A picture, then conditions -> (B, outputs): every stage halves the sides, and dense layers follow."""
 
-    def __init__(
-        self, shape: tuple[int, ...], channels: tuple[int, ...], hidden: tuple[int, ...], outputs: int, activation: str,
-        extra: int,
-    ) -> None:  # fmt: skip
+    def __init__(self, stages: Stages, outputs: int, extra: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        width = shape[0]
-        for filters in channels:
-            layers += [nn.Conv2d(width, filters, 3, stride=2, padding=1), Residual(filters, activation)]
-            width = filters
-        self.body = nn.Sequential(*layers, _out_of_place(activation), nn.Flatten())
-        height, breadth = halved(shape, len(channels))
-        self.last = _dense(width * height * breadth + extra, hidden, outputs, activation)
+        for before, after in pairwise((stages.shape[0], *stages.channels)):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), *stages.corrected(after)]
+        self.body = nn.Sequential(*layers, nn.Flatten())
+        self.last = _dense(math.prod(stages.small) + extra, stages.hidden, outputs, stages.activation)
 
     def forward(self, images: Tensor, *conditions: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, outputs)."""
@@ -152,29 +176,23 @@ class Shrink(nn.Module):
 
 
 class Grow(nn.Module):
-    """(B, inputs) -> (B, C * H * W): dense layers, then `Shrink` in reverse; what is too much at the edges is cut off.
+    """(B, inputs) -> (B, outputs * H * W): `Shrink` in reverse; what is too much at the edges is cut off.
 
-    The last doubling is the head: filters of full size would take most of the time.
+    The last doubling is the head: filters at full size would take most of the time.
     """
 
-    def __init__(
-        self, inputs: int, shape: tuple[int, ...], channels: tuple[int, ...], hidden: tuple[int, ...], activation: str
-    ) -> None:
+    def __init__(self, inputs: int, stages: Stages, outputs: int) -> None:
         super().__init__()
-        self.shape = shape
-        self.small = (channels[-1], *halved(shape, len(channels)))
-        self.first = _dense(inputs, hidden, math.prod(self.small), activation)
-        layers: list[nn.Module] = []
-        for filters, after in pairwise(reversed(channels)):
-            layers += [
-                Residual(filters, activation), _out_of_place(activation),
-                nn.ConvTranspose2d(filters, after, 4, stride=2, padding=1),
-            ]  # fmt: skip
-        self.body = nn.Sequential(*layers, Residual(channels[0], activation), _out_of_place(activation))
-        self.head = nn.ConvTranspose2d(channels[0], shape[0], 4, stride=2, padding=1)
+        self.shape, self.small = stages.shape, stages.small
+        self.first = _dense(inputs, stages.hidden[::-1], math.prod(stages.small), stages.activation)
+        layers = stages.corrected(stages.channels[-1])
+        for before, after in pairwise(reversed(stages.channels)):
+            layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), *stages.corrected(after)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.ConvTranspose2d(stages.channels[0], outputs, 4, stride=2, padding=1)
 
     def forward(self, code: Tensor) -> Tensor:
-        """(B, inputs) -> (B, C * H * W)."""
+        """(B, inputs) -> (B, outputs * H * W)."""
         _, height, width = self.shape
         grown = self.head(self.body(self.first(code).view(-1, *self.small)))
         return grown[:, :, :height, :width].flatten(1)
@@ -202,8 +220,8 @@ def _dense(inputs: int, hidden: tuple[int, ...], outputs: int, activation: str) 
 
 
 def _halves(
-    schema: Schema, name: str, form: Form, sizes: tuple[int, ...], channels: tuple[int, ...], code: int, factor: int,
-    activation: str,
+    schema: Schema, name: str, form: Form, sizes: tuple[int, ...], channels: tuple[int, ...], blocks: int, code: int,
+    factor: int, activation: str,
 ) -> tuple[nn.Module, nn.Module, int]:  # fmt: skip
     """Encoder, decoder and the number of conditions.
 
@@ -212,7 +230,8 @@ def _halves(
         name: of the network, for errors.
         form: dense or convolution; convolution for one picture where "auto".
         sizes: units of the dense layers between the inputs, or the filters, and the code.
-        channels: filters of each block of the convolutional form.
+        channels: filters of each halving of the convolutional form.
+        blocks: its residual blocks after each halving.
         code: D.
         factor: numbers that the encoder returns for each number of the code.
         activation: between layers.
@@ -230,9 +249,8 @@ def _halves(
         flat = sum(torch.Size(shape).numel() for shape in shapes.values())
         encoder = Flat(_dense(flat, sizes, code * factor, activation))
         return encoder, _dense(code + extra, sizes[::-1], output_size(schema), activation), conditions
-    shape = tuple(picture.shape)
-    shrink = Shrink(shape, channels, sizes, code * factor, activation, extra)
-    return shrink, Grow(code + extra, tuple(picture.outputs), channels, sizes[::-1], activation), conditions
+    stages = Stages(tuple(picture.shape), channels, blocks, sizes, activation)
+    return Shrink(stages, code * factor, extra), Grow(code + extra, stages, picture.outputs[0]), conditions
 
 
 def _reconstructs(schema: Schema) -> bool:
@@ -303,6 +321,7 @@ def autoencoder(
         help="units of the encoder's dense hidden layers, after its filters if any; the decoder has them reversed",
     ),
     channels: tuple[PositiveInt, ...] = hyperparameter((32, 64), help="filters of each halving, convolutional form"),
+    blocks: NonNegativeInt = hyperparameter(1, search=[0, 1], help="residual blocks after each halving, convolutional form"),
     code: PositiveInt = hyperparameter(64, search=(2, 128, "log"), help="numbers of the code"),
     activation: ActivationName = hyperparameter(
         "relu", search=["relu", "gelu", "tanh"], help="after each hidden layer"
@@ -310,7 +329,7 @@ def autoencoder(
     conditional: bool = hyperparameter(False, help="whether both halves are told the label"),
 ) -> nn.Module:
     """Encoder, linear code, decoder."""
-    encoder, decoder, conditions = _halves(schema, "autoencoder", form, hidden, channels, code, 1, activation)
+    encoder, decoder, conditions = _halves(schema, "autoencoder", form, hidden, channels, blocks, code, 1, activation)
     return Coder(encoder, decoder, conditions)
 
 
@@ -339,6 +358,7 @@ def vae(
         help="units of the encoder's dense hidden layers, after its filters if any; the decoder has them reversed",
     ),
     channels: tuple[PositiveInt, ...] = hyperparameter((32, 64), help="filters of each halving, convolutional form"),
+    blocks: NonNegativeInt = hyperparameter(1, search=[0, 1], help="residual blocks after each halving, convolutional form"),
     code: PositiveInt = hyperparameter(50, search=(2, 128, "log"), help="latent numbers"),
     activation: ActivationName = hyperparameter(
         "tanh", search=["tanh", "relu", "gelu"], help="after each hidden layer"
@@ -346,5 +366,5 @@ def vae(
     conditional: bool = hyperparameter(False, help="whether both halves are told the label (Sohn et al. 2015)"),
 ) -> nn.Module:
     """Encoder to a Gaussian code, decoder; as in Burda et al. 2016 (arXiv:1509.00519): 200-200 tanh, 50 latent numbers."""
-    encoder, decoder, conditions = _halves(schema, "vae", form, hidden, channels, code, 2, activation)
+    encoder, decoder, conditions = _halves(schema, "vae", form, hidden, channels, blocks, code, 2, activation)
     return Variational(encoder, decoder, conditions, code)
