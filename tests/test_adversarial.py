@@ -31,7 +31,7 @@ from fathom.core.registry import fields, networks
 from fathom.core.run import CheckpointStore
 from fathom.core.state import load_state, state_of
 from fathom.fields.made import ImageSample
-from fathom.verbs.assemble import Assembly, Task, build, open_task
+from fathom.verbs.assemble import Assembly, Task, _precisions, build, open_task
 
 CPU = Device(torch.device("cpu"))
 
@@ -62,6 +62,13 @@ def play(made: Assembly, prepared: Any, steps: int) -> None:
     """Train for some steps."""
     stage = replace(made.algorithm.stages(prepared.sets)[0], steps=steps)
     train(made.algorithm, [stage], [], made.clock, CPU, non_finite)
+
+
+def test_pictures_that_are_made_are_tried_in_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Device, "precisions", lambda self: ["float32", "bfloat16"])
+    assert _precisions(task(), CPU) == ["float32", "bfloat16"]
+    table = open_task({"x": [1.0, 2.0, 3.0, 4.0] * 20, "y": [1.0, 2.0, 3.0, 4.0] * 20}, {"data": {"target": "y"}})
+    assert _precisions(table, CPU) == ["float32"]
 
 
 # Losses

@@ -211,7 +211,7 @@ def _suits(schema: Schema, rows: int) -> float:
 def _training(schema: Schema, rows: int) -> dict[str, object]:
     return {
         "training.optimizer": "adam", "training.beta1": 0.5, "training.beta2": 0.99, "training.schedule": "linear",
-        "training.learning_rate": 1e-3, "training.batch": 32, "training.epochs": 10, "training.average": 0.999,
+        "training.learning_rate": 2e-3, "training.batch": 32, "training.epochs": 10, "training.average": 0.999,
         "training.keep": "average",
     }  # fmt: skip
 
