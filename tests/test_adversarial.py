@@ -67,7 +67,8 @@ def play(made: Assembly, prepared: Any, steps: int) -> None:
 def test_pictures_that_are_made_are_tried_in_every_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Device, "precisions", lambda self: ["float32", "bfloat16"])
     assert _precisions(task(), CPU) == ["float32", "bfloat16"]
-    table = open_task({"x": [1.0, 2.0, 3.0, 4.0] * 20, "y": [1.0, 2.0, 3.0, 4.0] * 20}, {"data": {"target": "y"}})
+    numbers = [float(i) for i in range(80)]
+    table = open_task({"x": numbers, "y": numbers}, {"data": {"target": "y"}})
     assert _precisions(table, CPU) == ["float32"]
 
 
