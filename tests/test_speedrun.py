@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fathom
-from fathom.core.contract import Model
+from fathom.core.contract import Columns, Model, Schema
 from fathom.core.device import Device
+from fathom.core.registry import fields, networks
 from fathom.networks import speedrun as made_for_speed
 from fathom.networks.speedrun import PATCH, Speedrun, Whitening
 from fathom.verbs import assemble
@@ -94,3 +96,27 @@ def test_the_bundle_carries_what_was_seen(task: Task, tmp_path: Path) -> None:
     assert "weight" not in dict(fresh.named_parameters()), "it is not learnt"
     torch.testing.assert_close(kept.weight, fresh.weight)
     assert not torch.equal(kept.bias, fresh.bias), "it has learnt"
+
+
+def of_shape(*shape: int) -> Schema:
+    """Pictures of a shape, and classes."""
+    image, label = fields["image"].make(["image"]), fields["category"].make(["label"])
+    label.fit([Columns({"label": np.arange(10)})])
+    image.state = {"shape": list(shape), "mean": [0.0] * shape[0], "std": [1.0] * shape[0], "factor": 1}
+    return Schema({"image": image}, {"label": label})
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "first"),
+    [
+        ((1, 28, 28), 54_000, "speedrun"), ((3, 32, 32), 10_000, "speedrun"), ((3, 32, 32), 9_999, "resnet"),
+        ((3, 64, 64), 54_000, "resnet"), ((1, 8, 8), 54_000, "cnn"),
+    ],
+)  # fmt: skip
+def test_it_is_chosen_where_pictures_are_small_and_many(shape: tuple[int, ...], rows: int, first: str) -> None:
+    assert max(networks, key=lambda entry: entry.about["suits"](of_shape(*shape), rows)).name == first
+
+
+def test_it_looks_at_as_many_pictures_by_default_however_many_there_are() -> None:
+    ways = networks["speedrun"].about["training"]
+    assert [ways(of_shape(1, 28, 28), rows)["training.epochs"] for rows in (10_000, 54_000, 600_000)] == [40, 11, 2]
