@@ -203,6 +203,8 @@ def test_a_generator_from_the_command_line() -> None:
     page = Path("runs/gan/report.html").read_text("utf-8")
     assert "below the nearest of" in page
     assert "What it makes" in page
+    assert "neither loss says how good the pictures are" in page
+    assert "Validation loss was lowest" not in page
     assert "Where it errs" not in page
     assert "What the same noise became in training" in page
     said = cli("generate", "gan", "-n", "9", "-o", "grid.png")
