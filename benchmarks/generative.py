@@ -181,7 +181,7 @@ def keras_gan() -> Callable[[int], float] | None:
 
 
 GAN = {
-    "network": {"name": "gan", "channels": [32, 64]},
+    "network": {"name": "gan", "channels": [32, 64], "mapping": []},
     "adversarial": {"loss": "non_saturating", "r1": 0.0, "r2": 0.0},
     "training": {
         "algorithm": "adversarial",

@@ -72,6 +72,19 @@ def test_pictures_that_are_made_are_tried_in_every_precision(monkeypatch: pytest
     assert _precisions(table, CPU) == ["float32"]
 
 
+@pytest.mark.parametrize(("conditional", "mapping"), [(False, (128,)), (True, ())])
+def test_dense_layers_are_for_gray_pictures_whose_label_nobody_told(conditional: bool, mapping: tuple[int, ...]) -> None:
+    tree = {"network": {"name": "gan", "conditional": conditional}}
+    assert open_task((bars(), np.arange(256) % 2), tree).recipe.network["mapping"] == mapping
+    color = np.repeat(bars()[..., None], 3, 3)
+    assert open_task((color, np.arange(256) % 2), tree).recipe.network["mapping"] == ()
+
+
+def test_the_convolutional_form_has_filters() -> None:
+    with pytest.raises(FathomError, match="The convolutional form has one filter or more"):
+        build(task(network__form="convolution", network__channels=[]), CPU)
+
+
 # Losses
 
 

@@ -283,6 +283,19 @@ def test_rates_freeze_and_scale_and_the_last_match_counts() -> None:
         optimizer.begin({"head.*": 1.0})
 
 
+def test_under_muon_what_is_no_matrix_has_a_rate_of_its_own() -> None:
+    moved = {}
+    for share in (1.0, 0.1):
+        module = network()
+        before = {name: p.detach().clone() for name, p in module.named_parameters()}
+        options = training(optimizer="muon", vector_rate=share)
+        Optimizer({"model": module}, options, Clock()).minimize(loss_of(module))
+        moved[share] = {name: p.detach() - before[name] for name, p in module.named_parameters()}
+    torch.testing.assert_close(moved[0.1]["0.weight"], moved[1.0]["0.weight"])
+    torch.testing.assert_close(moved[0.1]["0.bias"], 0.1 * moved[1.0]["0.bias"], rtol=1e-3, atol=1e-7)
+    assert [group.rate for group in Optimizer({"model": network()}, training(vector_rate=0.1), Clock()).groups] == [1.0]
+
+
 def test_averages_come_back_onto_the_device_of_the_weights() -> None:
     """A saved state lies on the CPU; "meta" stands for any other device."""
     options = training(average=0.9)

@@ -290,13 +290,36 @@ def test_the_overviews_autoencoder_has_its_parameters() -> None:
 
 
 @settings(max_examples=12)
-@given(st.integers(4, 21), st.integers(4, 21), st.sampled_from([1, 3]), st.sampled_from(["autoencoder", "vae"]))
-def test_the_convolutional_form_gives_back_every_size(height: int, width: int, channels: int, name: str) -> None:
+@given(
+    st.integers(4, 21), st.integers(4, 21), st.sampled_from([1, 3]), st.sampled_from(["autoencoder", "vae"]),
+    st.sampled_from([[], [7], [7, 5]]), st.integers(0, 2),
+)  # fmt: skip
+def test_the_convolutional_form_gives_back_every_size(
+    height: int, width: int, channels: int, name: str, hidden: list[int], blocks: int
+) -> None:
     columns = Columns({"image": np.random.default_rng(0).integers(0, 256, (3, channels, height, width), dtype=np.uint8)})
     schema, rows = task({"image": ("image", ["image"])}, columns)
-    module = networks[name].build(schema, "model", form="convolution", channels=[4, 6], code=5)
+    options = {"channels": [4, 6], "code": 5, "hidden": hidden, "blocks": blocks}
+    module = networks[name].build(schema, "model", form="convolution", **options)
     outputs = Model(schema, module)(rows.batch(torch.arange(3)))
     assert outputs["image"].shape == (3, channels, height, width)
+    filters = [layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d | torch.nn.ConvTranspose2d)]
+    dense = [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
+    assert (len(filters), len(dense)) == (2 * (2 + 2 * 2 * blocks), 2 * (1 + len(hidden)))
+
+
+def test_the_recipe_of_the_vae_has_the_parameters_that_its_page_says() -> None:
+    schema, _ = pictures(side=28)
+    options = {"form": "convolution", "channels": [16, 32], "blocks": 0, "hidden": [256], "code": 32, "activation": "relu"}
+    module = networks["vae"].build(schema, "model", **options)
+    assert sum(p.numel() for p in module.parameters()) == 842_801
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "vae"])
+def test_the_convolutional_form_has_filters(name: str) -> None:
+    schema, _ = pictures(side=8)
+    with pytest.raises(FathomError, match="The convolutional form has one filter or more"):
+        networks[name].build(schema, "model", form="convolution", channels=[])
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "vae"])

@@ -893,6 +893,14 @@ def test_rising_validation_loss_asks_for_regularization() -> None:
     assert rules.regularize(evidence(epochs(20, turn=19))) is None  # one wiggle is no trend
 
 
+def test_the_losses_of_a_game_advise_nothing() -> None:
+    rising, falling = ([{**line, "validation/generator_loss": 1.0} for line in epochs(20, **t)] for t in ({"turn": 12}, {}))
+    assert rules.regularize(evidence(epochs(20, turn=12))) is not None
+    assert rules.train_longer(evidence(epochs(20))) is not None
+    assert rules.regularize(evidence(rising)) is None
+    assert rules.train_longer(evidence(falling)) is None
+
+
 def test_regularization_without_dropout_is_weight_decay() -> None:
     recipe = {**RECIPE, "network": {"name": "perceptron"}, "training": {"weight_decay": 0.01}, "augment": {"flip": 0.5}}
     advice = rules.regularize(evidence(epochs(20, turn=12), recipe))

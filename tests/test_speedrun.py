@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import fathom
+from fathom.analysis import plan
 from fathom.core.contract import Columns, Model, Schema
 from fathom.core.device import Device
 from fathom.core.registry import fields, networks
 from fathom.networks import speedrun as made_for_speed
 from fathom.networks.speedrun import PATCH, Speedrun, Whitening
-from fathom.verbs import assemble
+from fathom.verbs import assemble, transfer
 from fathom.verbs.assemble import Task, build, open_task
 
 TREE: dict[str, Any] = {
@@ -107,16 +109,41 @@ def of_shape(*shape: int) -> Schema:
 
 
 @pytest.mark.parametrize(
-    ("shape", "rows", "first"),
+    ("shape", "rows", "chosen"),
     [
-        ((1, 28, 28), 54_000, "speedrun"), ((3, 32, 32), 10_000, "speedrun"), ((3, 32, 32), 9_999, "resnet"),
-        ((3, 64, 64), 54_000, "resnet"), ((1, 8, 8), 54_000, "cnn"),
+        ((1, 28, 28), 54_000, True), ((3, 32, 32), 10_000, True), ((3, 32, 32), 9_999, False), ((3, 9, 40), 54_000, True),
+        ((3, 8, 40), 54_000, False), ((3, 41, 30), 54_000, False), ((1, 13, 13), 54_000, True), ((1, 12, 12), 54_000, False),
     ],
 )  # fmt: skip
-def test_it_is_chosen_where_pictures_are_small_and_many(shape: tuple[int, ...], rows: int, first: str) -> None:
-    assert max(networks, key=lambda entry: entry.about["suits"](of_shape(*shape), rows)).name == first
+def test_it_is_chosen_where_pictures_are_small_and_many(shape: tuple[int, ...], rows: int, chosen: bool) -> None:
+    asked = of_shape(*shape)
+    first = max(networks, key=lambda entry: entry.about["suits"](asked, rows)).name
+    assert (first == "speedrun") == chosen
+    numbers = replace(asked, targets={"y": fields["number"].make(["y"])})
+    assert networks["speedrun"].about["suits"](numbers, rows) == 0, "it was measured on classes"
 
 
-def test_it_looks_at_as_many_pictures_by_default_however_many_there_are() -> None:
+def test_its_own_way_of_training_is_for_many_pictures() -> None:
     ways = networks["speedrun"].about["training"]
-    assert [ways(of_shape(1, 28, 28), rows)["training.epochs"] for rows in (10_000, 54_000, 600_000)] == [40, 8, 2]
+    picture = of_shape(1, 28, 28)
+    assert [ways(picture, rows)["training.epochs"] for rows in (10_000, 54_000, 600_000)] == [42, 8, 2]
+    assert ways(picture, 10_000)["training.optimizer"] == "muon"
+    assert not {"training.optimizer", "training.batch"} & set(ways(picture, 9_999))
+
+
+def test_another_optimizer_gets_a_rate_of_its_own() -> None:
+    def rate(**training: str) -> tuple[float, float]:
+        settings = plan.choose(of_shape(3, 32, 32), 45_000, {"training": training}).changes
+        return settings["training.learning_rate"], settings.get("training.momentum", 0.9)
+
+    assert rate() == rate(optimizer="muon") == (0.1, 0.6)
+    assert rate(optimizer="adam") == rate(optimizer="sgd") == (1e-3, 0.9)
+
+
+def test_it_hands_its_body_on_in_stages() -> None:
+    module = networks["speedrun"].build(of_shape(3, 32, 32), "model")
+    head, everything = transfer.stage_tables(module, ["head.weight", "head.bias"])
+    assert head["rates"] == {"*": 0.0, "head.*": 1.0}
+    rates = list(everything["rates"].values())
+    assert [*everything["rates"]] == ["*", "whitening.*", "blocks.1.*", "blocks.2.*", "blocks.3.*", "head.*"]
+    assert rates[1:] == sorted(rates[1:])

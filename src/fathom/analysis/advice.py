@@ -85,7 +85,7 @@ def prefer_the_baseline(evidence: Evidence) -> Advice | None:
 def regularize(evidence: Evidence) -> Advice | None:
     """Validation loss rose while training loss went on falling."""
     train, validation = evidence.series("train/loss"), evidence.series("validation/loss")
-    if len(validation) < 3 or len(train) != len(validation):
+    if evidence.is_game or len(validation) < 3 or len(train) != len(validation):
         return None
     turn = min(range(len(validation)), key=validation.__getitem__)
     risen = validation[-1] - validation[turn]
@@ -117,7 +117,7 @@ def _regularization(evidence: Evidence) -> list[str]:
 def train_longer(evidence: Evidence) -> Advice | None:
     """Loss was still falling at the end; that of the validation rows, where it was measured."""
     train, validation = evidence.series("train/loss"), evidence.series("validation/loss")
-    if len(train) < 3 or (validation and len(validation) != len(train)):
+    if evidence.is_game or len(train) < 3 or (validation and len(validation) != len(train)):
         return None
     loss = validation or train
     quarter = max(1, len(loss) // 4)

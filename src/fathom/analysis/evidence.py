@@ -73,6 +73,11 @@ class Evidence:
             changes = (*changes, f"training.name={self.name}-2")
         return shlex.join(["fathom", "fit", f"{self.place}/recipe.toml", *changes])
 
+    @property
+    def is_game(self) -> bool:
+        """Whether two networks played against each other, whose losses say nothing about what was learnt."""
+        return bool(self.series("validation/generator_loss"))
+
     def series(self, name: str) -> list[float]:
         """The finite values of one number over the epochs."""
         return [value for line in self.lines if (value := finite(line.get(name))) is not None]

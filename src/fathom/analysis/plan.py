@@ -22,6 +22,7 @@ from fathom.core.errors import FathomError, count_text
 from fathom.core.recipe import BUDGETS, OWN, network_name
 from fathom.core.registry import Entry, algorithms, networks
 
+OF_OPTIMIZER = ("training.learning_rate", "training.momentum")  # what is meant for the optimizer that is suggested beside
 HEAVY = 10_000_000  # parameters from which a flattened picture is worth a word
 HEAVY_A_ROW = 10_000  # parameters for each training row, from which the rows cannot pin them down
 
@@ -75,7 +76,7 @@ def choose(schema: Schema, rows: int, given: Mapping[str, Any]) -> Choice:
         if _rare(schema) and "watches" not in algorithms[algorithm].about:
             changes["training.monitor"] = "auprc"
         if entry is not None and (suggest := entry.about.get("training")):
-            changes.update(suggest(asked, rows))
+            changes.update(_by_optimizer(suggest(asked, rows), given))
     open_keys = {key: value for key, value in changes.items() if not is_given(given, key)}
     open_keys["network.name"] = name
     if any(is_given(given, key) for key in BUDGETS):
@@ -89,6 +90,14 @@ def choose(schema: Schema, rows: int, given: Mapping[str, Any]) -> Choice:
         [_rival(rival) for rival in rivals],
         open_keys,
     )
+
+
+def _by_optimizer(suggested: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network suggests, without what is meant for an optimizer of its own where the user names another one."""
+    named = given.get("training", {}).get("optimizer")
+    own = suggested.get("training.optimizer")
+    apart = OF_OPTIMIZER if own is not None and named not in (None, own) else ()
+    return {key: value for key, value in suggested.items() if key not in apart}
 
 
 def _algorithm(schema: Schema) -> str:

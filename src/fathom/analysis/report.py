@@ -347,7 +347,7 @@ def training_sentence(evidence: Evidence) -> str:
     parts = []
     if evidence.results.get("members"):
         parts.append("The curves are those of the member that is deployed.")
-    if evidence.series("validation/generator_loss"):
+    if evidence.is_game:
         parts.append("Two networks play against each other, so neither loss says how good the pictures are.")
     elif losses:
         lowest, least = losses.index(min(losses)) + 1, number_text(min(losses))

@@ -91,8 +91,10 @@ class Optimizer:
             rate = _rate(name, self.rates)
             parameter.requires_grad_(rate > 0)
             if rate > 0:
-                decays = parameter.ndim > 1 and self.training.weight_decay > 0
-                key = (rate, decays, self._is_matrix(name, parameter))
+                decays, is_matrix = parameter.ndim > 1 and self.training.weight_decay > 0, self._is_matrix(name, parameter)
+                if self.training.optimizer == "muon" and not is_matrix:
+                    rate *= self.training.vector_rate
+                key = (rate, decays, is_matrix)
                 chosen.setdefault(key, []).append(parameter)
         for module in self.modules.values():
             module.train(module.training)  # what is frozen now rests, what has thawed learns (see `Model.train`)

@@ -105,6 +105,9 @@ class Training(Section):
     beta1: Probability = Field(0.9, description="of adam, adamw: how much of the mean gradient each step keeps")
     beta2: Probability = Field(0.999, description="of adam, adamw: how much of the mean squared gradient each step keeps")
     nesterov: bool = Field(True, description="look-ahead momentum, sgd and muon")
+    vector_rate: PositiveFloat = Field(
+        1.0, description="of muon: the rate of what is no hidden matrix (biases, embeddings, head), as a multiple of the others'"
+    )
     schedule: Literal["constant", "step", "cosine", "linear", "one_cycle"] = "one_cycle"
     warmup: Probability = Field(0.0, description="share of the steps in which the rate rises; one_cycle: 0.3 where 0")
     weight_decay: NonNegativeFloat = Field(0.0, description="decoupled; matrices and filters only")

@@ -29,6 +29,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from fathom.core.contract import Schema, hyperparameter
+from fathom.core.errors import FathomError
 from fathom.core.registry import network
 from fathom.networks.parts import ACTIVATIONS, ActivationName, output_size, unfit
 
@@ -245,7 +246,9 @@ def _halves(
     is_picture = picture is not None and len(picture.outputs) == 3
     if form == "convolution" and not is_picture:
         raise unfit(schema, name, "one picture in its convolutional form (network.form=convolution)")
-    if picture is None or not is_picture or form == "dense":
+    if form == "convolution" and not channels:
+        raise FathomError("The convolutional form has one filter or more: network.channels=[32,64], or network.form=dense.")
+    if picture is None or not is_picture or form == "dense" or not channels:
         flat = sum(torch.Size(shape).numel() for shape in shapes.values())
         encoder = Flat(_dense(flat, sizes, code * factor, activation))
         return encoder, _dense(code + extra, sizes[::-1], output_size(schema), activation), conditions

@@ -10,7 +10,8 @@ What makes it fast, each a line of code below:
     the head    scaled down, so that the first steps are not spent on unlearning large answers
 
 Filters are best moved by Muon, momentum made orthogonal (Jordan et al. 2024): `training.optimizer = "muon"`, and all else at
-a smaller rate (`rates`).
+a smaller rate (`training.vector_rate`). Where there are few pictures, as often after `--from`, it is trained as the residual
+network is.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from torch import Tensor, nn
 from fathom.core.contract import Schema, hyperparameter
 from fathom.core.errors import FathomError
 from fathom.core.registry import network
-from fathom.networks.parts import image_shape, is_picture, output_size, unfit
+from fathom.networks.parts import depth_of, image_shape, is_picture, output_size, unfit
 
 Scale = Annotated[float, Field(gt=0, le=1)]
 PATCH = 2  # side of the whitened patches
 SLICE = 1 << 22  # values of pictures whose patches are looked at at once
 SMALLEST = 5e-4  # added to each variance, of pictures with unit variance
 SEEN = 420_000  # pictures looked at by default: under three minutes of two cores on MNIST
-OTHERS = 0.05  # rate of biases and head, as a multiple of the filters'
+MANY = 10_000  # training pictures, from which on its own way of training was measured
 
 
 class Whitening(nn.Module):
@@ -124,7 +125,7 @@ class Speedrun(nn.Module):
         self.blocks = nn.Sequential(nn.GELU(), *blocks)
         self.scale = scale
         self.head = nn.Linear(inputs, outputs)
-        self.rates = {"*": OTHERS, "blocks.*.0.weight": 1.0}
+        self.depth = ("whitening", *depth_of(self.blocks, "blocks"))
 
     def look(self, images: Tensor) -> None:
         """See preprocessed training rows (B, C, H, W), before training begins.
@@ -147,17 +148,25 @@ class Speedrun(nn.Module):
 
 
 def _suits(schema: Schema, rows: int) -> float:
-    """Before the residual network where pictures are small and there are many (docs/results/vision.md)."""
+    """Before the residual network where there are many small pictures and their class is asked (docs/results/vision.md)."""
     shape = image_shape(schema)
-    return 0.95 if shape is not None and rows >= 10_000 and 12 < max(shape[1:]) <= 40 and min(shape[1:]) > 8 else 0.0
+    classes = bool(schema.targets) and all(item.kind == "category" for item in schema.targets.values())
+    if shape is None or not classes or rows < MANY:
+        return 0.0
+    return 0.95 if max(shape[1:]) in range(13, 41) and min(shape[1:]) > 8 else 0.0
 
 
 def _training(schema: Schema, rows: int) -> dict[str, object]:
     settings: dict[str, object] = {
-        "training.optimizer": "muon", "training.learning_rate": 0.1, "training.momentum": 0.6, "training.schedule": "linear",
-        "training.warmup": 0.2, "training.batch": 512, "training.label_smoothing": 0.2,
-        "training.epochs": round(min(40, max(2, SEEN / max(rows, 1)))), "augment.shift": 2,
+        "training.learning_rate": 1e-2, "training.weight_decay": 0.05, "training.label_smoothing": 0.1, "training.epochs": 40,
+        "augment.shift": 2,
     }  # fmt: skip
+    if rows >= MANY:
+        settings.update({
+            "training.optimizer": "muon", "training.learning_rate": 0.1, "training.momentum": 0.6,
+            "training.vector_rate": 0.05, "training.weight_decay": 0.0, "training.schedule": "linear", "training.warmup": 0.2,
+            "training.batch": 512, "training.label_smoothing": 0.2, "training.epochs": max(2, round(SEEN / rows)),
+        })  # fmt: skip
     if (image_shape(schema) or (1,))[0] == 3:  # a mirrored digit is none
         settings["augment.flip"] = 0.5
     return settings
