@@ -165,7 +165,7 @@ def _training(schema: Schema, rows: int) -> dict[str, object]:
         settings.update({
             "training.optimizer": "muon", "training.learning_rate": 0.1, "training.momentum": 0.6,
             "training.vector_rate": 0.05, "training.weight_decay": 0.0, "training.schedule": "linear", "training.warmup": 0.2,
-            "training.batch": 512, "training.label_smoothing": 0.2, "training.epochs": max(2, round(SEEN / rows)),
+            "training.batch": 512, "training.epochs": max(2, round(SEEN / rows)),
         })  # fmt: skip
     if (image_shape(schema) or (1,))[0] == 3:  # a mirrored digit is none
         settings["augment.flip"] = 0.5
