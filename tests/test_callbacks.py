@@ -111,6 +111,29 @@ def test_early_stopping_counts_epochs_without_progress() -> None:
     assert run([patient, best, EarlyStop(best, patience=3)], 10).step == 10
 
 
+def test_each_stage_has_its_own_patience() -> None:
+    lines = history([1.0, *[2.0] * 20])
+    best = Best(lines, "loss", dict)
+    stop = EarlyStop(best, patience=3, stages=2)
+    watchers = [lines, best, stop]
+    clock = Clock(steps=20)
+    verdicts = []
+    for stage in range(2):
+        clock.stage, clock.step = stage, 0
+        verdict = "continue"
+        while verdict == "continue":
+            clock.step, clock.total = clock.step + 1, clock.total + 1
+            verdict = [watcher.after_step(clock, {"loss": torch.tensor(1.0)}, {}) for watcher in watchers][-1]
+        verdicts.append((verdict, clock.total))
+        kept = EarlyStop(best, patience=3, stages=2)
+        kept.load_state_dict(stop.state_dict())
+        assert kept.stopped, "a run that is killed here goes on with the next stage"
+        for watcher in watchers:
+            watcher.after_stage(clock, {})
+        assert not stop.stopped
+    assert verdicts == [("end_stage", 8), ("end_run", 14)], "the best epoch is the first; an epoch has two steps"
+
+
 def test_the_deadline_ends_the_run() -> None:
     assert run([Deadline(1.2 / 60)], 10).step == 3
 

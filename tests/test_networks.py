@@ -16,7 +16,9 @@ from torch import Tensor, nn
 import sequences
 from fathom.core.contract import Columns, Field, Model, Schema
 from fathom.core.errors import FathomError
+from fathom.core.features import at_rest, head_alone, head_of
 from fathom.core.registry import fields, networks
+from fathom.core.tensors import FEATURES
 from fathom.networks.cnn import convolution
 from fathom.networks.own import adopt, fingerprint
 
@@ -114,6 +116,38 @@ def test_every_network_on_every_schema(name: str, kind: str) -> None:
     assert isinstance(module.head, nn.Module), "`.head` names the last layer"
     model.eval()
     torch.testing.assert_close(model(batch), model(batch), msg="evaluation draws nothing")
+
+
+@pytest.mark.parametrize("name", networks.names())
+def test_kept_features_are_those_of_the_full_pass(name: str) -> None:
+    """Where the head alone learns, its body neither drops out nor follows the batches, kept features or not."""
+    about = networks[name].about
+    kinds = [kind for kind in (*SCHEMAS, *sequences.KINDS) if about["takes"](sample(kind)[0])] if "takes" in about else []
+    kinds = kinds or [kind for kind in (*SCHEMAS, *sequences.KINDS) if about["suits"](sample(kind)[0], 100) > 0]
+    if not kinds:
+        pytest.skip("a network of no supervised task")
+    whole, batch = sample(kinds[0])
+    options = {**NEEDED.get(name, {}), **({"dropout": 0.4} if "dropout" in networks[name].hyperparameters else {})}
+    torch.manual_seed(0)
+    module = networks[name].build(sequences.role(whole), "model", **options)
+    if not hasattr(module, "features"):
+        pytest.skip("a network that is not cut in two")
+    model = Model(sequences.role(whole), module)
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(key.startswith(f"module.{head_of(module)}."))
+    model.train()
+    assert head_alone(module)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with torch.no_grad(), at_rest(module):
+        features = model.features(batch)
+    torch.manual_seed(1)
+    kept = model({**batch, FEATURES: features})
+    after = {key: tensor.clone() for key, tensor in model.state_dict().items()}  # statistics that `decide` follows
+    model.load_state_dict(before)
+    torch.manual_seed(1)
+    torch.testing.assert_close(model(batch), kept)
+    torch.testing.assert_close(dict(model.state_dict()), after)
+    assert module.training, "the head still learns"
 
 
 @pytest.mark.parametrize(

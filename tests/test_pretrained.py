@@ -21,7 +21,7 @@ from torch import Tensor
 import fathom
 from fathom.core import mapped
 from fathom.core.contract import Columns, Context, Model, Schema, TensorSet
-from fathom.core.device import seed_everything
+from fathom.core.device import Device, seed_everything
 from fathom.core.errors import DataError, FathomError, RunError
 from fathom.core.features import Served, only_head
 from fathom.core.recipe import Recipe
@@ -37,6 +37,7 @@ GOOD, BAD = (
     ["a fine film", "great and warm", "what joy this was"],
     ["a dull film", "cold and flat", "what waste this was"],
 )
+CPU = Device.choose("cpu")
 TEXTS = [f"{phrase} number {i}" for i in range(10) for phrase in GOOD + BAD]
 LABELS = [int(phrase in GOOD) for _ in range(10) for phrase in GOOD + BAD]
 CONFIG = {
@@ -458,7 +459,7 @@ def test_each_text_is_encoded_once_and_no_order_changes_a_bit(folder: Path) -> N
     made, data = algorithm(folder)
     model, counted = made.models["model"], []
     model.module.encoder.register_forward_hook(lambda module, given, output: counted.append(len(output)))
-    one, two = Served(data, model, 4.0), Served(data, model, 4.0)
+    one, two = Served(data, model, 4.0, CPU), Served(data, model, 4.0, CPU)
     forward = torch.cat([one.batch(part)[FEATURES] for part in torch.arange(len(data)).split(7)])
     backward = torch.cat([two.batch(part)[FEATURES] for part in torch.arange(len(data)).flip(0).split(5)]).flip(0)
     assert sum(counted) == 2 * len(data)
@@ -470,14 +471,14 @@ def test_each_text_is_encoded_once_and_no_order_changes_a_bit(folder: Path) -> N
 def test_features_beyond_the_budget_are_kept_in_a_file_and_equal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made, data = algorithm(folder)
     model = made.models["model"]
-    inside, outside = Served(data, model, 4.0), Served(data, model, 1e-9)
+    inside, outside = Served(data, model, 4.0, CPU), Served(data, model, 1e-9, CPU)
     rows = torch.arange(len(data))
     assert torch.equal(inside.batch(rows)[FEATURES], outside.batch(rows)[FEATURES])
     assert (mapped.cache_folder() / "mapped").is_dir()
     assert not list((mapped.cache_folder() / "mapped").iterdir()), "it has no name, so that nothing is left behind"
     monkeypatch.setattr(mapped.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
     with pytest.raises(RunError, match=r"GiB of kept features are more than data\.memory = 1e-09 GiB.*Set FATHOM_CACHE"):
-        Served(data, model, 1e-9).batch(rows)
+        Served(data, model, 1e-9, CPU).batch(rows)
 
 
 def test_the_budget_comes_from_the_recipe(folder: Path) -> None:
@@ -547,7 +548,6 @@ def test_the_budget_follows_from_what_learns(folder: Path, reviews: Path, tune: 
     stages = [{"steps": 3, "rates": {"*": 1.0, "encoder.*": 0.0}}, {"steps": 2, "rates": {"*": 1.0, "encoder.*": 0.1}}]
     task = open_task(str(reviews), {**tree, "stage": stages})
     assert task.recipe.training.steps == 5
-    from fathom.core.device import Device
 
     made = build(task, Device.choose("cpu")).algorithm
     assert [stage.rates for stage in made.stages(task.prepared.sets)] == [stage["rates"] for stage in stages]

@@ -427,6 +427,11 @@ def test_frozen_parts_stay_in_evaluation_mode_and_thaw() -> None:
     assert modes(model.module) == [False, False, False, True, True], "validation comes and goes"  # type: ignore[arg-type]
     made.begin({"*": 1.0})
     assert all(modes(model.module))  # type: ignore[arg-type]
+    sequence = nn.Sequential(nn.Linear(1, 1), nn.Dropout(), nn.Linear(1, 1), nn.Tanh(), nn.Dropout(), nn.Linear(1, 1)).train()
+    sequence[0].requires_grad_(False)
+    sequence[2].requires_grad_(False)
+    rest_frozen(sequence)
+    assert [part.training for part in sequence] == [False, False, False, True, True, True], "each with the layer it feeds"
     alone = nn.Dropout(0.5).train()
     rest_frozen(alone)
     assert alone.training, "what has no parameters is not frozen"

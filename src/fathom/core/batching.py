@@ -1,6 +1,7 @@
 """Which rows make up each batch: a function of the seed and the epoch alone, so that training resumes anywhere.
 
     Epochs(data, size, seed, tokens, classes)    .steps batches an epoch; .cuts(epoch) the rows of each
+    rows_at_a_time(data, device)                 how many rows to put through a network where nothing is learnt
 
 Rows of equal length are shuffled. Rows of unequal length are put together with rows of about their own length, so that
 little of a batch is filling, and the batches are shuffled (bucketing; Khomenko et al. 2016). A batch has a number of
@@ -14,12 +15,21 @@ from torch import Tensor
 
 from fathom.core.tensors import Ragged, TensorSet
 
+VALUES = {"cpu": 1 << 20}  # of the rows that go through a network together: what is made of them stays near the processor
+MOST_VALUES = 1 << 26  # on an accelerator
 POOL = 50  # batches whose rows are sorted by length together; few enough that an epoch is still shuffled
 
 
 def epoch_steps(rows: int, size: int) -> int:
     """Batches of `size` rows in one pass over `rows`."""
     return max(1, -(-rows // size))
+
+
+def rows_at_a_time(data: TensorSet, device: torch.device) -> int:
+    """Rows, of about the size of the first, whose values together are what this device takes in its stride; at least 1."""
+    first = data.batch(torch.arange(min(1, len(data))))
+    values = sum(tensor.numel() for tensor in first.values())
+    return max(1, VALUES.get(device.type, MOST_VALUES) // max(1, values))
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:

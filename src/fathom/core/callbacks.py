@@ -2,7 +2,7 @@
 
     History      loss and validation metrics of each epoch, metrics.jsonl
     Best         keeps a copy of the best weights
-    EarlyStop    ends the run when nothing improves
+    EarlyStop    ends a stage when nothing improves
     Checkpoint   writes all that a resume needs; on SIGTERM and SIGINT too
     Progress     one line an epoch on a terminal
     TensorBoard  event files
@@ -37,7 +37,7 @@ class Watcher:
     """A callback that does nothing; others override what they need.
 
     Attributes:
-        stopped: whether it has ended the run: one that is killed afterwards must not train on when it is resumed.
+        stopped: whether it has ended the run, or its stage: what is killed afterwards must not train on there when resumed.
     """
 
     stopped = False
@@ -193,30 +193,39 @@ class Best(Watcher):
 
 
 class EarlyStop(Watcher):
-    """Ends the run after `patience` epochs without a better value.
+    """Ends a stage after `patience` epochs of it without a better value, and with the last stage the run.
 
     Args:
         best: knows when the last one was.
         patience: epochs.
+        stages: of the run.
     """
 
-    def __init__(self, best: Best, patience: int) -> None:
+    def __init__(self, best: Best, patience: int, stages: int = 1) -> None:
         self.best = best
         self.patience = patience
+        self.stages = stages
+        self.begun = 0  # epochs before this stage
 
     def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
-        """Count epochs since the best one."""
-        lines = self.best.history.lines
-        self.stopped = self.best.history.fresh and len(lines) - self.best.epoch >= self.patience
-        return "end_run" if self.stopped else "continue"
+        """Count epochs since the best one, or since the stage began."""
+        waited = len(self.best.history.lines) - max(self.best.epoch, self.begun)
+        self.stopped = self.best.history.fresh and waited >= self.patience
+        if not self.stopped:
+            return "continue"
+        return "end_run" if clock.stage + 1 == self.stages else "end_stage"
+
+    def after_stage(self, clock: Clock, models: Mapping[str, Model]) -> None:
+        """The next one has its own patience."""
+        self.stopped, self.begun = False, len(self.best.history.lines)
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether it has ended the run."""
-        return {"stopped": self.stopped}
+        """Whether it has ended the stage, and when that began."""
+        return {"stopped": self.stopped, "begun": self.begun}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it back."""
-        self.stopped = state["stopped"]
+        self.stopped, self.begun = state["stopped"], state["begun"]
 
 
 class Deadline(Watcher):

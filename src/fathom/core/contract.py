@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fathom.core.batching import Epochs, epoch_order, epoch_steps
+from fathom.core.batching import Epochs, epoch_order, epoch_steps, rows_at_a_time
+from fathom.core.device import Device
 from fathom.core.errors import DataError, unknown
-from fathom.core.features import Served, only_head, rest_frozen
+from fathom.core.features import Served, at_rest, head_alone, only_head, rest_frozen
 from fathom.core.registry import Hyperparameter, fields, hyperparameter
 from fathom.core.tensors import FEATURES, ROW, WEIGHT, Batch, Columns, Index, Ragged, TensorSet
 
@@ -328,6 +329,10 @@ class Model(nn.Module):
             return self._plain(batch, *more)
         if FEATURES in batch:
             return self.split(self.module.decide(batch[FEATURES]))  # type: ignore[operator]
+        if self.training and head_alone(self.module):  # the body as it is where its features are kept
+            with at_rest(self.module):
+                features = self.features(batch)
+            return self.split(self.module.decide(features))  # type: ignore[operator]
         return self.split(self.module(*self._inputs(batch)))
 
     def train(self, mode: bool = True) -> Model:
@@ -512,7 +517,8 @@ class Algorithm(Configured, ABC):
         model = next(iter(self.models.values())) if len(self.models) == 1 else None
         if model is None or not only_head(model, rates):
             return data
-        return Served(data, model, self.context.recipe.data.memory)
+        recipe = self.context.recipe
+        return Served(data, model, recipe.data.memory, Device(self.context.device, recipe.training.precision or "float32"))
 
     def rows(self, stage: Stage) -> TensorSet:
         """The rows of a stage, with features where its body is frozen and nothing is augmented."""
@@ -653,13 +659,14 @@ class Predictor:
 
         Args:
             data: N encoded rows.
-            size: rows at a time.
+            size: rows at a time, at most: fewer where they are large, so that what is computed of them stays in fast memory.
 
         Returns:
             target -> (N, *outputs).
         """
         answer = self.answer or self.forward
         device = next((p.device for layer in self.layers.values() for p in layer.parameters()), torch.device("cpu"))
+        size = min(size, rows_at_a_time(data, device))
         parts: dict[str, list[Tensor]] = {name: [] for name in self.schema.targets}
         with torch.inference_mode():
             for batch in data.batches(size):

@@ -14,13 +14,16 @@ What is kept lies with the model up to `data.memory` GiB, and beyond in a file t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from fathom.core.device import Device
 from fathom.core.mapped import empty, fits
 from fathom.core.tensors import FEATURES, ROW, Batch, TensorSet
 
@@ -55,20 +58,63 @@ def head_of(module: nn.Module | torch.Tensor) -> str:
     return str(getattr(module, "head_name", "head"))
 
 
+def head_alone(module: nn.Module) -> bool:
+    """Whether a network can be cut in two and only its head is left to learn.
+
+    Args:
+        module: whose frozen parameters ask for no gradient.
+    """
+    if not hasattr(module, "features") or not hasattr(module, "decide"):
+        return False
+    learning = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    return bool(learning) and all(name.startswith(f"{head_of(module)}.") for name in learning)
+
+
+@contextmanager
+def at_rest(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards every part is as it was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
 def rest_frozen(module: nn.Module) -> None:
     """Put every part whose parameters are all frozen into evaluation mode.
 
     A frozen part is a fixed function: its normalization must not follow the batches, nor its dropout silence anything.
+    What has no parameters goes, inside a sequence, with the next part that has some: dropout before a frozen layer is that
+    layer's. Elsewhere nothing tells whose it is; where only a head learns, `Model` rests the whole body instead.
 
     Args:
         module: in training mode; changed in place.
     """
-    parameters = list(module.parameters())
-    if parameters and not any(parameter.requires_grad for parameter in parameters):
+    if _frozen(module):
         module.eval()
         return
-    for part in module.children():
+    children = list(module.children())
+    for part in children:
         rest_frozen(part)
+    if isinstance(module, nn.Sequential):
+        _rest_before_frozen(children)
+
+
+def _frozen(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+
+
+def _rest_before_frozen(parts: Sequence[nn.Module]) -> None:
+    """Rest parts without parameters that a frozen one follows, others without parameters between them."""
+    follows = False
+    for part in reversed(parts):
+        if next(part.parameters(), None) is not None:
+            follows = _frozen(part)
+        elif follows:
+            part.eval()
 
 
 def _learns(name: str, rates: Mapping[str, float]) -> bool:
@@ -82,12 +128,14 @@ class Served(TensorSet):
         data: N rows.
         model: its body must not change as long as this set is used.
         memory: GiB of features beyond which they are kept in a file.
+        device: in whose precision the body works, as it would in a step.
     """
 
-    def __init__(self, data: TensorSet, model: nn.Module, memory: float) -> None:
+    def __init__(self, data: TensorSet, model: nn.Module, memory: float, device: Device) -> None:
         super().__init__(data.columns, data.index)
         self.model = model
         self.memory = memory
+        self.arithmetic = device
         self.size = GROUPS.get(next(model.parameters()).device.type, GROUP)
         self.order = data.lengths().cpu().argsort(stable=True)  # (N,)
         self.group = torch.empty_like(self.order)  # (N,) of each row
@@ -105,6 +153,15 @@ class Served(TensorSet):
             batch[FEATURES] = self.store[index.to(self.store.device)]
         return batch
 
+    def seconds_a_row(self, device: Device) -> float:
+        """What a row costs on a device: the second of two groups, after the first has warmed it up."""
+        self.arithmetic = device
+        for group in (0, 1):
+            start = time.perf_counter()
+            self._encode(group % len(self.known))
+            seconds = time.perf_counter() - start
+        return seconds / self.size
+
     @torch.no_grad()
     def _encode(self, group: int) -> None:
         """Compute the features of the rows of a group, in evaluation mode."""
@@ -113,7 +170,8 @@ class Served(TensorSet):
         batch = {name: tensor.to(device) for name, tensor in super().batch(rows).items() if name != ROW}
         training = self.model.training
         self.model.eval()
-        made = self.model.features(batch)  # type: ignore[operator]
+        with self.arithmetic.autocast():
+            made = self.model.features(batch).float()  # type: ignore[operator]
         self.model.train(training)
         if self.store is None:
             shape = (len(self), made.shape[1])

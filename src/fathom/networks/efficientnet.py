@@ -80,8 +80,11 @@ class SameConv2d(nn.Conv2d):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
         over, under = (self._missing(side) for side in images.shape[2:])
-        padded = F.pad(images, (under // 2, under - under // 2, over // 2, over - over // 2))
-        return F.conv2d(padded, self.weight, self.bias, self.stride, 0, 1, self.groups)
+        even = (over // 2, under // 2)
+        if over % 2 or under % 2:  # copies the picture, so only where the convolution cannot pad by itself
+            images = F.pad(images, (even[1], under - even[1], even[0], over - even[0]))
+            even = (0, 0)
+        return F.conv2d(images, self.weight, self.bias, self.stride, even, 1, self.groups)
 
     def _missing(self, side: int) -> int:
         """Pixels that a side lacks for its last place to be whole."""

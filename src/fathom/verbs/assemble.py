@@ -13,7 +13,6 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from typing import Any, TextIO
 
 import numpy as np
@@ -565,13 +564,19 @@ class Measured:
         each = sum(share * cost for share, cost in zip(shares, self.stages, strict=True))
         return max(1, int((seconds - self.once) / each))
 
+    def cost(self, training: Training) -> float:
+        """Seconds of the planned steps after all features; where minutes are given, seconds of them that one step takes."""
+        if training.steps is not None:
+            return self.once + training.steps * self.seconds
+        return self.seconds / max(60 * (training.minutes or 1) - self.once, self.seconds)
+
 
 def measure(task: Task, device: Device, budget: float = 0.3) -> Measured:
     """Time real steps on copies, in each way that is open, and keep the fastest.
 
     Tiny networks run best on one thread; with another process on the machine all threads can be many times slower. The
     plainer way wins unless the other takes a fifth less time, so that a busy machine does not decide by chance. Of several
-    stages the last decides, in which the most learns.
+    stages the last decides, in which the most learns; features that are made once count with it.
 
     Args:
         task: planned.
@@ -588,40 +593,42 @@ def measure(task: Task, device: Device, budget: float = 0.3) -> Measured:
         assembly = build(replace(task, recipe=task.recipe.model_copy(update=changes)), device)
         stages = assembly.algorithm.stages(resident(task.prepared.sets, device))
         *others, last = stages if task.recipe.stage else stages[:1]
-        batches, once = _trial_batches(assembly, last, task)
+        batches = _trial_batches(assembly, last, task)
         best: Measured | None = None
         for precision in [training.precision] if training.precision else _precisions(task, device):
             for threads in [training.threads] if training.threads else _threads(device):
                 way = replace(device, precision=precision)
                 seconds = _seconds_a_step(assembly, batches, threads, way, budget)
-                if best is None or seconds < 0.8 * best.seconds:
-                    best = Measured(threads, precision, seconds)
+                tried = Measured(threads, precision, seconds, once=_seconds_once(assembly, last, task, threads, way))
+                if best is None or tried.cost(training) < 0.8 * best.cost(training):
+                    best = tried
         assert best is not None, "there is always a way"
-        costs, way = [], replace(device, precision=best.precision)
+        costs, once, way = [], best.once, replace(device, precision=best.precision)
         for stage in others:
-            batches, more = _trial_batches(assembly, stage, task)
+            batches = _trial_batches(assembly, stage, task)
             costs.append(_seconds_a_step(assembly, batches, best.threads, way, budget))
-            once += more
+            once += _seconds_once(assembly, stage, task, best.threads, way)
     return replace(best, stages=(*costs, best.seconds), once=once)
 
 
-def _trial_batches(assembly: Assembly, stage: Stage, task: Task) -> tuple[Any, float]:
-    """The batches of a stage as it begins, and the seconds that its features will take once.
-
-    Features are made for a few rows only, so that what a step costs after them shows.
-    """
+def _trial_batches(assembly: Assembly, stage: Stage, task: Task) -> Any:
+    """The batches of a stage as it begins; features are made for a few rows only, so that what a step costs shows."""
     algorithm = assembly.algorithm
     for optimizer in algorithm.optimizers.values():
         optimizer.begin(stage.rates)
     if not isinstance(stage.data, TensorSet) or not isinstance(algorithm.rows(stage), Served):
-        return algorithm.batches(stage, 0), 0.0
+        return algorithm.batches(stage, 0)
     few = stage.data.subset(torch.arange(min(len(stage.data), task.recipe.training.rows_per_batch())))
-    batches = algorithm.batches(replace(stage, data=few), 0)
-    start = time.perf_counter()
-    batch = next(batches)
-    seconds = (time.perf_counter() - start) / len(few)
-    kept = sum(len(task.prepared.sets[part]) for part in ("train", "validation"))
-    return chain([batch], batches), seconds * kept
+    return algorithm.batches(replace(stage, data=few), 0)
+
+
+def _seconds_once(assembly: Assembly, stage: Stage, task: Task, threads: int, device: Device) -> float:
+    """Seconds that the features of all training and validation rows take once, where the stage keeps them; else none."""
+    rows = assembly.algorithm.rows(stage) if isinstance(stage.data, TensorSet) else None
+    if not isinstance(rows, Served):
+        return 0.0
+    with devices.threads(threads):
+        return rows.seconds_a_row(device) * sum(len(task.prepared.sets[part]) for part in ("train", "validation"))
 
 
 def by_trial(task: Task, device: Device) -> tuple[Task, Measured]:

@@ -62,7 +62,7 @@ def train_one(
         with stack:
             stages = assembly.algorithm.stages(resident(task.prepared.sets, device))
             if _was_stopped(watchers, assembly.clock, stages):
-                stages = []
+                stages = _after_stop(watchers, assembly.clock, stages)
             way = replace(device, precision=training.precision or "float32")
             train(assembly.algorithm, stages, list(watchers.values()), assembly.clock, way, non_finite)
         kept = _keep(task, assembly, watchers)
@@ -83,8 +83,15 @@ def _tell_once(notes: Sequence[str], run: RunFolder, session: Session) -> None:
 
 
 def _was_stopped(watchers: Mapping[str, Any], clock: Clock, stages: Sequence[Stage]) -> bool:
-    """Whether a watcher had ended the run before it was killed; a larger budget takes it up again."""
+    """Whether a watcher had ended the run, or its stage, before it was killed; a larger budget takes it up again."""
     return any(watcher.stopped for watcher in watchers.values()) and clock.steps >= stages[clock.stage].steps
+
+
+def _after_stop(watchers: Mapping[str, Any], clock: Clock, stages: Sequence[Stage]) -> list[Stage]:
+    """What is left of the stages: a stage that did not improve ends where it stands, and with the minutes all end."""
+    if "deadline" in watchers and watchers["deadline"].stopped:
+        return []
+    return [replace(stage, steps=clock.step) if number == clock.stage else stage for number, stage in enumerate(stages)]
 
 
 def _cut_short(folder: RunFolder, task: Task, clock: Clock, watchers: Mapping[str, Any]) -> Task:
@@ -145,7 +152,9 @@ def _watchers(
     if training.keep == "best" or training.early_stopping:
         watchers["best"] = callbacks.Best(history, training.monitor, weights)
     if training.early_stopping:
-        watchers["early_stop"] = callbacks.EarlyStop(watchers["best"], training.early_stopping)
+        watchers["early_stop"] = callbacks.EarlyStop(
+            watchers["best"], training.early_stopping, max(1, len(task.recipe.stage))
+        )
     if training.minutes:
         watchers["deadline"] = callbacks.Deadline(training.minutes, training.stop_after)
     watchers["tensorboard"] = callbacks.TensorBoard(history, folder.file("tensorboard"))
