@@ -16,7 +16,7 @@ from torch import Tensor
 from fathom.core.tensors import Ragged, TensorSet
 
 VALUES = {"cpu": 1 << 20}  # of the rows that go through a network together: what is made of them stays near the processor
-MOST_VALUES = 1 << 26  # on an accelerator
+VALUES_ELSEWHERE = 1 << 26  # on an accelerator, which wants much at once
 POOL = 50  # batches whose rows are sorted by length together; few enough that an epoch is still shuffled
 
 
@@ -29,7 +29,7 @@ def rows_at_a_time(data: TensorSet, device: torch.device) -> int:
     """Rows, of about the size of the first, whose values together are what this device takes in its stride; at least 1."""
     first = data.batch(torch.arange(min(1, len(data))))
     values = sum(tensor.numel() for tensor in first.values())
-    return max(1, VALUES.get(device.type, MOST_VALUES) // max(1, values))
+    return max(1, VALUES.get(device.type, VALUES_ELSEWHERE) // max(1, values))
 
 
 def epoch_order(rows: int, seed: int, epoch: int) -> Tensor:

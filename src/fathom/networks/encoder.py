@@ -270,7 +270,7 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     tune = options["tune"] or "head"
     head = tune == "head"
-    way = {"training.precision": "float32"} if head else {}  # of the head; features are never computed in less
+    way = {"training.precision": "float32"} if head else {}  # for the features too, which are computed once
     weights = published.absolute(options["weights"] or WEIGHTS)  # holds from anywhere, so that a run goes on elsewhere
     return {
         **way,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fathom.algorithms.regularizers import regularizers
 from fathom.analysis import decision, plan, scores
 from fathom.core import device as devices
+from fathom.core.batching import rows_at_a_time
 from fathom.core.contract import (
     Algorithm,
     Batch,
@@ -546,6 +547,7 @@ class Measured:
         seconds: a step; of the last stage, where there are several.
         stages: seconds a step of each stage.
         once: seconds for the features that a frozen body makes of all rows.
+        looks: seconds of validation that come upon each step, spread over an epoch.
     """
 
     threads: int
@@ -553,15 +555,16 @@ class Measured:
     seconds: float
     stages: tuple[float, ...] = ()
     once: float = 0.0
+    looks: float = 0.0
 
     def training(self, recipe: Recipe) -> float:
         """Seconds of the whole training of a complete recipe."""
         steps = [stage.planned_steps() for stage in recipe.stage] or [recipe.training.planned_steps()]
-        return self.once + sum(count * seconds for count, seconds in zip(steps, self.stages, strict=True))
+        return self.once + sum(count * (seconds + self.looks) for count, seconds in zip(steps, self.stages, strict=True))
 
     def steps(self, seconds: float, shares: Sequence[float]) -> int:
         """Steps in all that fit into a time, where each stage takes its share of them."""
-        each = sum(share * cost for share, cost in zip(shares, self.stages, strict=True))
+        each = self.looks + sum(share * cost for share, cost in zip(shares, self.stages, strict=True))
         return max(1, int((seconds - self.once) / each))
 
     def cost(self, training: Training) -> float:
@@ -608,7 +611,8 @@ def measure(task: Task, device: Device, budget: float = 0.3) -> Measured:
             batches = _trial_batches(assembly, stage, task)
             costs.append(_seconds_a_step(assembly, batches, best.threads, way, budget))
             once += _seconds_once(assembly, stage, task, best.threads, way)
-    return replace(best, stages=(*costs, best.seconds), once=once)
+        looks = _seconds_of_validation(assembly, task, best.threads)
+    return replace(best, stages=(*costs, best.seconds), once=once, looks=looks)
 
 
 def _trial_batches(assembly: Assembly, stage: Stage, task: Task) -> Any:
@@ -631,13 +635,27 @@ def _seconds_once(assembly: Assembly, stage: Stage, task: Task, threads: int, de
         return rows.seconds_a_row(device) * sum(len(task.prepared.sets[part]) for part in ("train", "validation"))
 
 
+def _seconds_of_validation(assembly: Assembly, task: Task, threads: int) -> float:
+    """Seconds of validation that come upon each step, spread over an epoch; some rows tell. Environments are played, not read."""
+    prepared, training = task.prepared, task.recipe.training
+    if prepared.environment is not None or not len(rows := prepared.sets["validation"]):
+        return 0.0
+    some = rows.subset(torch.arange(min(len(rows), rows_at_a_time(rows, rows.device))))
+    with devices.threads(threads):
+        assembly.algorithm.validate(some)  # warms up, and makes the features that are kept
+        start = time.perf_counter()
+        assembly.algorithm.validate(some)
+        seconds = time.perf_counter() - start
+    return seconds * len(rows) / len(some) / _per_epoch(training, prepared)
+
+
 def by_trial(task: Task, device: Device) -> tuple[Task, Measured]:
     """A trial, and the recipe with what only a trial can tell: threads, precision, and steps where minutes were given."""
     training = task.recipe.training
     measured = measure(task, device)
     changes: dict[str, Any] = {"threads": measured.threads, "precision": measured.precision}
     if training.steps is None:
-        seconds = 60 * (training.minutes or 1) * 0.95  # the rest is for validation
+        seconds = 60 * (training.minutes or 1) * 0.95  # the rest is for checkpoints and what the trial missed
         shares = [stage.share or 0.0 for stage in task.recipe.stage] or [1.0]
         changes["steps"] = measured.steps(seconds, shares)
         if task.prepared.environment is None:
