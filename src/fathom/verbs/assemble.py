@@ -50,6 +50,7 @@ from fathom.core.recipe import (
     divided,
     in_shares,
     merge,
+    network_name,
     options_of,
 )
 from fathom.core.registry import algorithms, networks
@@ -145,8 +146,9 @@ def open_task(
         )
     location = Recipe.parse(tree).network.get(FROM)
     origin = transfer.origin_of(location) if location and earlier is None else None
+    named = network_name(tree.get("network", {})) is not None
     if origin is not None:
-        tree = transfer.beneath(tree, origin)
+        tree = transfer.beneath(_around(data, tree, origin), origin)
         earlier = origin.schema
     tree = _for_algorithm(tree)
     asked = Recipe.parse(tree)
@@ -163,7 +165,7 @@ def open_task(
         prepared.notes.append(f"No inputs, but what the network is compared with (data.compare): {', '.join(compare)}.")
     rows = len(prepared.sets["train"])
     choice = plan.choose(prepared.schema, rows, tree)
-    if origin is not None and choice.network == origin.network.get("name"):
+    if origin is not None and (choice.network == origin.network.get("name") or not named):
         choice = replace(choice, reason=f"its weights come from {origin.shown}")
     stages = tree.get("stage", [])
     fixed = stages and not in_shares(stages)
@@ -180,6 +182,36 @@ def open_task(
     recipe = _settle(task.recipe, prepared, asked.training.keep)
     _check_monitor(recipe.training, prepared)
     return _watching(replace(task, recipe=recipe), plan.is_given(tree, "training.monitor"))
+
+
+def _around(data: Any, tree: Mapping[str, Any], origin: transfer.Origin) -> Mapping[str, Any]:
+    """The recipe of a network that is built around the body of the origin's network, where these data ask for one.
+
+    Args:
+        data: location, frame, arrays, Dataset, DataLoader.
+        tree: the user's recipe as nested tables.
+        origin: of the weights.
+
+    Raises:
+        FathomError: only such a network fits the data, and none can be built around this body.
+    """
+    named, theirs = network_name(tree.get("network", {})), origin.network.get("name")
+    builders = [entry for entry in networks if "around" in entry.about and named in (None, entry.name)]
+    pictures = [tuple(item.shape) for item in origin.schema.inputs.values() if item.kind == "image"]
+    if not builders or theirs in (OWN, named) or not (pictures or named):
+        return tree
+    asked = open_source(data, _apart(Recipe.parse(tree).data)).schema()
+    entry = next((entry for entry in builders if entry.about["suits"](asked, 0) > 0), None)
+    if entry is None:
+        return tree
+    found = entry.about["around"](theirs, options_of(origin.network), pictures[0]) if pictures else None
+    if theirs is not None and found is None:
+        known = ", ".join(other.name for other in networks if "pieces" in other.about)
+        raise FathomError(
+            f"{origin.shown} trained the network {theirs}, and no {entry.name} can be built around its body. Those around whose "
+            f"body one can be built: {known}. Or leave network.from out."
+        )
+    return transfer.around(tree, entry.name, found or {}, origin)
 
 
 def _watching(task: Task, given: bool) -> Task:
@@ -542,9 +574,8 @@ class Measured:
     """What a trial showed.
 
     Args:
-        threads: CPU threads on which a step is fastest.
+        threads: CPU threads on which training is fastest.
         precision: of matrix work.
-        seconds: a step; of the last stage, where there are several.
         stages: seconds a step of each stage.
         once: seconds for the features that a frozen body makes of all rows.
         looks: seconds of validation that come upon each step, spread over an epoch.
@@ -552,8 +583,7 @@ class Measured:
 
     threads: int
     precision: str
-    seconds: float
-    stages: tuple[float, ...] = ()
+    stages: tuple[float, ...]
     once: float = 0.0
     looks: float = 0.0
 
@@ -567,19 +597,24 @@ class Measured:
         each = self.looks + sum(share * cost for share, cost in zip(shares, self.stages, strict=True))
         return max(1, int((seconds - self.once) / each))
 
-    def cost(self, training: Training) -> float:
-        """Seconds of the planned steps after all features; where minutes are given, seconds of them that one step takes."""
-        if training.steps is not None:
-            return self.once + training.steps * self.seconds
-        return self.seconds / max(60 * (training.minutes or 1) - self.once, self.seconds)
+    def cost(self, recipe: Recipe) -> float:
+        """What makes one way dearer than another: seconds of the whole training, or, of given minutes, the part of a step."""
+        if recipe.training.steps is not None:
+            return self.training(recipe)
+        return 1 / self.steps(60 * (recipe.training.minutes or 1), shares_of(recipe))
+
+
+def shares_of(recipe: Recipe) -> list[float]:
+    """The part of all steps that each stage takes."""
+    return [stage.share or 0.0 for stage in recipe.stage] or [1.0]
 
 
 def measure(task: Task, device: Device, budget: float = 0.3) -> Measured:
     """Time real steps on copies, in each way that is open, and keep the fastest.
 
     Tiny networks run best on one thread; with another process on the machine all threads can be many times slower. The
-    plainer way wins unless the other takes a fifth less time, so that a busy machine does not decide by chance. Of several
-    stages the last decides, in which the most learns; features that are made once count with it.
+    plainer way wins unless the other takes a fifth less time, so that a busy machine does not decide by chance. All
+    stages count, and so do features that are made once.
 
     Args:
         task: planned.
@@ -595,24 +630,28 @@ def measure(task: Task, device: Device, budget: float = 0.3) -> Measured:
     with devices.undisturbed():
         assembly = build(replace(task, recipe=task.recipe.model_copy(update=changes)), device)
         stages = assembly.algorithm.stages(resident(task.prepared.sets, device))
-        *others, last = stages if task.recipe.stage else stages[:1]
-        batches = _trial_batches(assembly, last, task)
+        stages = stages if task.recipe.stage else stages[:1]
         best: Measured | None = None
         for precision in [training.precision] if training.precision else _precisions(task, device):
             for threads in [training.threads] if training.threads else _threads(device):
-                way = replace(device, precision=precision)
-                seconds = _seconds_a_step(assembly, batches, threads, way, budget)
-                tried = Measured(threads, precision, seconds, once=_seconds_once(assembly, last, task, threads, way))
-                if best is None or tried.cost(training) < 0.8 * best.cost(training):
+                tried = _tried(assembly, stages, task, threads, replace(device, precision=precision), budget)
+                if best is None or tried.cost(task.recipe) < 0.8 * best.cost(task.recipe):
                     best = tried
         assert best is not None, "there is always a way"
-        costs, once, way = [], best.once, replace(device, precision=best.precision)
-        for stage in others:
-            batches = _trial_batches(assembly, stage, task)
-            costs.append(_seconds_a_step(assembly, batches, best.threads, way, budget))
-            once += _seconds_once(assembly, stage, task, best.threads, way)
         looks = _seconds_of_validation(assembly, task, best.threads)
-    return replace(best, stages=(*costs, best.seconds), once=once, looks=looks)
+    return replace(best, looks=looks)
+
+
+def _tried(
+    assembly: Assembly, stages: Sequence[Stage], task: Task, threads: int, device: Device, budget: float
+) -> Measured:
+    """What one way costs: a step of each stage, and the features that are made once."""
+    costs, once = [], 0.0
+    for stage in stages:
+        batches = _trial_batches(assembly, stage, task)
+        costs.append(_seconds_a_step(assembly, batches, threads, device, budget))
+        once += _seconds_once(assembly, stage, task, threads, device)
+    return Measured(threads, device.precision, tuple(costs), once)
 
 
 def _trial_batches(assembly: Assembly, stage: Stage, task: Task) -> Any:
@@ -656,8 +695,7 @@ def by_trial(task: Task, device: Device) -> tuple[Task, Measured]:
     changes: dict[str, Any] = {"threads": measured.threads, "precision": measured.precision}
     if training.steps is None:
         seconds = 60 * (training.minutes or 1) * 0.95  # the rest is for checkpoints and what the trial missed
-        shares = [stage.share or 0.0 for stage in task.recipe.stage] or [1.0]
-        changes["steps"] = measured.steps(seconds, shares)
+        changes["steps"] = measured.steps(seconds, shares_of(task.recipe))
         if task.prepared.environment is None:
             changes["epochs"] = round(max(changes["steps"] / _per_epoch(training, task.prepared), 0.01), 2)
     settled = task.recipe.model_copy(update={"training": training.model_copy(update=changes)})
