@@ -1,4 +1,4 @@
-"""Watchers of training: they read, never write, and leave the random state as it was.
+"""Watchers of training: they read, never write (but for the end of a run of minutes), and leave the random state as it was.
 
     History      loss and validation metrics of each epoch, metrics.jsonl
     Best         keeps a copy of the best weights
@@ -6,7 +6,7 @@
     Checkpoint   writes all that a resume needs; on SIGTERM and SIGINT too
     Progress     one line an epoch on a terminal
     TensorBoard  event files
-    Deadline     ends the run when its minutes are over
+    Deadline     keeps to the minutes: plans the end anew, and ends the run when they are over
 
 They share one `History`: the list of epochs so far. Order matters: it fills the epoch's line, the others read it.
 """
@@ -91,14 +91,14 @@ class History(Watcher):
         for name, value in metrics.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._count += 1
-        self.fresh = clock.step % self.every == 0 or clock.step == clock.steps
+        self.fresh = clock.step % self.every == 0 or clock.step == clock.end
         if self.fresh:
             self._close(clock, models)
         return "continue"
 
     def _close(self, clock: Clock, models: Mapping[str, Model]) -> None:
         line: dict[str, Any] = {
-            "stage": clock.stage, "step": clock.total, "epoch": math.ceil(clock.step / self.every),
+            "stage": clock.stage, "step": clock.total, "epoch": passes(clock.total, self.every),
             "seconds": round(clock.seconds, 3), "rate": self.rate(),
             **{f"train/{name}": float(total) / self._count for name, total in self._sums.items()},
         }  # fmt: skip
@@ -121,6 +121,15 @@ class History(Watcher):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take them back."""
         self.lines, self._sums, self._count = list(state["lines"]), dict(state["sums"]), state["count"]
+
+
+def passes(steps: int, every: int) -> float:
+    """The epochs that so many steps are, of the whole run: a stage may end within one.
+
+    >>> passes(20, 10), passes(8, 10)
+    (2, 0.8)
+    """
+    return steps // every if steps % every == 0 else round(steps / every, 2)
 
 
 def finite(line: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +175,8 @@ class Best(Watcher):
         self.monitor = f"validation/{monitor}"
         self.weights = weights
         self.value = math.nan
-        self.epoch = 0
+        self.epoch: float = 0
+        self.line = 0  # of the history, from 1
         self.kept: dict[str, Tensor] = {}
 
     def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
@@ -174,7 +184,7 @@ class Best(Watcher):
         if self.history.fresh and self.monitor in self.history.lines[-1]:
             value = self.history.lines[-1][self.monitor]
             if better(self.monitor, value, self.value):
-                self.value, self.epoch = value, len(self.history.lines)
+                self.value, self.epoch, self.line = value, self.history.lines[-1]["epoch"], len(self.history.lines)
                 self.kept = {name: tensor.detach().clone() for name, tensor in self.weights().items()}
         return "continue"
 
@@ -183,13 +193,14 @@ class Best(Watcher):
         return {
             "value": None if math.isnan(self.value) else self.value,
             "epoch": self.epoch,
+            "line": self.line,
             "kept": self.kept,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it back."""
         self.value = math.nan if state["value"] is None else state["value"]
-        self.epoch, self.kept = state["epoch"], dict(state["kept"])
+        self.epoch, self.line, self.kept = state["epoch"], state["line"], dict(state["kept"])
 
 
 class EarlyStop(Watcher):
@@ -205,11 +216,11 @@ class EarlyStop(Watcher):
         self.best = best
         self.patience = patience
         self.stages = stages
-        self.begun = 0  # epochs before this stage
+        self.begun = 0  # lines of the history before this stage
 
     def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
         """Count epochs since the best one, or since the stage began."""
-        waited = len(self.best.history.lines) - max(self.best.epoch, self.begun)
+        waited = len(self.best.history.lines) - max(self.best.line, self.begun)
         self.stopped = self.best.history.fresh and waited >= self.patience
         if not self.stopped:
             return "continue"
@@ -229,29 +240,61 @@ class EarlyStop(Watcher):
 
 
 class Deadline(Watcher):
-    """Ends the run when its minutes are over, should the planned steps take longer than the trial promised.
+    """Keeps to the minutes: plans the end of the last stage anew where steps take longer than in the trial, and ends the run.
+
+    The one watcher that moves something: where the clock ends. A schedule then falls to its end in time.
 
     Args:
         minutes: of training.
+        stages: of the run.
         stop_after: the step at which they were over in the run that is repeated; it then counts instead of the clock.
+        replans: (step, end) of the run that is repeated.
     """
 
-    def __init__(self, minutes: float, stop_after: int | None = None) -> None:
+    looks = (1 / 8, 1 / 4, 1 / 2, 3 / 4, 7 / 8)  # parts of the minutes after which the plan is looked at
+    slack = 1.03  # how much too long a plan may be
+
+    def __init__(
+        self, minutes: float, stages: int = 1, stop_after: int | None = None, replans: Sequence[tuple[int, int]] | None = None
+    ) -> None:
         self.seconds = minutes * 60
+        self.stages = stages
         self.stop_after = stop_after
+        self.given = None if stop_after is None and replans is None else dict(replans or ())
+        self.looked = 0
+        self.seen: tuple[int, float] | None = None  # step and seconds at the last look, in the last stage
 
     def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
         """Look at the clock."""
-        self.stopped = clock.seconds > self.seconds if self.stop_after is None else clock.total >= self.stop_after
+        if clock.stage + 1 == self.stages:
+            end = self._measured_end(clock) if self.given is None else self.given.get(clock.step)
+            if end is not None:
+                clock.replans.append((clock.step, end))
+        over = clock.seconds > self.seconds if self.given is None else clock.total >= (self.stop_after or math.inf)
+        self.stopped = over or (bool(clock.replans) and clock.step >= clock.end)
         return "end_run" if self.stopped else "continue"
 
+    def _measured_end(self, clock: Clock) -> int | None:
+        """Where the stage should end by the pace since the last look; None where the plan may stay."""
+        looked = sum(clock.seconds >= look * self.seconds for look in self.looks)
+        if self.seen is None:
+            self.seen, self.looked = (clock.step, clock.seconds), looked
+        if looked == self.looked or clock.step == self.seen[0]:
+            return None
+        pace = (clock.seconds - self.seen[1]) / (clock.step - self.seen[0])
+        self.seen, self.looked = (clock.step, clock.seconds), looked
+        end = min(clock.step + max(1, int((self.seconds - clock.seconds) / pace)), clock.steps)
+        kept = end <= clock.end <= clock.step + self.slack * (end - clock.step)
+        return None if kept else end
+
     def state_dict(self) -> dict[str, Any]:
-        """Whether it has ended the run."""
-        return {"stopped": self.stopped}
+        """Whether it has ended the run, and what it saw last."""
+        return {"stopped": self.stopped, "looked": self.looked, "seen": self.seen}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take it back."""
-        self.stopped = state["stopped"]
+        self.stopped, self.looked = state["stopped"], state["looked"]
+        self.seen = None if state["seen"] is None else (int(state["seen"][0]), float(state["seen"][1]))
 
 
 class Checkpoint(Watcher):
@@ -287,7 +330,7 @@ class Checkpoint(Watcher):
         waited = time.monotonic() - self._last
         # Short epochs are not saved one by one: a tenth of the interval must have passed.
         due = waited >= self.seconds or (self.history.fresh and waited >= self.seconds / 10)
-        if due or self.signal is not None or clock.step == clock.steps:
+        if due or self.signal is not None or clock.step == clock.end:
             self._save(clock)
         if self.signal is not None:
             name = signal.Signals(self.signal).name
@@ -355,13 +398,13 @@ class Progress(Watcher):
             self._print(self._line(self.history.lines[-1], clock), end="\n")
         elif now - self._drawn > 0.25:
             self._drawn = now
-            self._print(f"step {clock.step}/{clock.steps}   {self._left(clock)}", end="")
+            self._print(f"step {clock.step}/{clock.end}   {self._left(clock)}", end="")
         return "continue"
 
     def _line(self, line: Mapping[str, Any], clock: Clock) -> str:
         name = f"{self.stages[clock.stage]}   " if self.stages else ""
-        epochs = math.ceil(clock.steps / self.history.every)
-        parts = [f"{name}epoch {line['epoch']:>3}/{epochs}", f"loss {line['train/loss']:.4f}"]
+        epoch, epochs = (math.ceil(steps / self.history.every) for steps in (clock.step, clock.end))
+        parts = [f"{name}epoch {epoch:>3}/{epochs}", f"loss {line['train/loss']:.4f}"]
         for name in dict.fromkeys(["loss", self.monitor]):
             if f"validation/{name}" in line:
                 parts.append(f"validation {name.replace('_', ' ')} {line[f'validation/{name}']:.4f}")
@@ -371,7 +414,7 @@ class Progress(Watcher):
         _, step, seconds = self._began
         seen = clock.step - step  # steps of this stage
         pace = (clock.seconds - seconds) / seen if seen else clock.seconds / max(clock.total, 1)
-        return f"{pace * (clock.steps - clock.step):.0f} s left"
+        return f"{pace * (clock.end - clock.step):.0f} s left"
 
     def _print(self, text: str, end: str) -> None:
         self.stream.write(f"\r\x1b[2K{text}{end}")

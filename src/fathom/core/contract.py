@@ -404,6 +404,7 @@ class Clock:
         rows: rows consumed.
         environment_steps: actions taken, where there is an environment.
         seconds: wall time of training, earlier sessions included.
+        replans: (step, the end as it was planned there) of the last stage, where minutes are to be kept.
     """
 
     stage: int = 0
@@ -413,11 +414,20 @@ class Clock:
     rows: int = 0
     environment_steps: int = 0
     seconds: float = 0.0
+    replans: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def end(self) -> int:
+        """The step at which the stage ends, as far as is known now."""
+        return self.replans[-1][1] if self.replans else self.steps
 
     @property
     def progress(self) -> float:
-        """How much of the stage is done, 0 to 1; what a schedule reads."""
-        return self.step / max(self.steps, 1)
+        """How much of the stage is done, 0 to 1; what a schedule reads. From a new plan on it goes straight to its end."""
+        done, last, end = 0.0, 0, max(self.steps, 1)
+        for step, planned in self.replans:
+            done, last, end = done + (1 - done) * (step - last) / (end - last), step, planned
+        return done + (1 - done) * (self.step - last) / (end - last)
 
 
 @dataclass(frozen=True)
@@ -684,7 +694,7 @@ def _joined(pieces: Sequence[Tensor]) -> Tensor:
 
 
 class Callback(Protocol):
-    """Watches training. Reads, never writes, and leaves the random state as it found it."""
+    """Watches training. Reads, never writes (but for what keeps to minutes: `Clock.replans`), and leaves the random state alone."""
 
     def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
         """One batch was consumed."""

@@ -94,6 +94,9 @@ class Training(Section):
     stop_after: PositiveInt | None = Field(
         None, description="steps after which the minutes were over, so that a repeat ends there too"
     )
+    replans: list[tuple[PositiveInt, PositiveInt]] | None = Field(
+        None, description="step of the last stage, and where it was then planned to end so that the minutes were kept"
+    )
     batch: PositiveInt | None = Field(None, description="rows a step")
     tokens: PositiveInt | None = Field(None, description="tokens a step, filling included, instead of rows (texts)")
     sampling: Literal["shuffled", "balanced"] = Field(
@@ -488,7 +491,7 @@ def merge(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         raise RecipeError([f"{key} should be a table, but {tree[key]!r} came." for key in wrong])
     result: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in tree.items()}
     if any(change in BUDGETS for change in changes):
-        for key in (*BUDGETS, "training.stop_after"):
+        for key in (*BUDGETS, "training.stop_after", "training.replans"):
             result.get("training", {}).pop(key.removeprefix("training."), None)
         if isinstance(stages := result.get("stage"), list) and in_shares(stages):
             result["stage"] = [_without_steps(table) for table in stages]

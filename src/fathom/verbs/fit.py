@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from torch import nn
 
 from fathom.analysis import plan
+from fathom.core import bad_rows
 from fathom.core import device as devices
 from fathom.core.device import Device
 from fathom.core.errors import FathomError, RunError, count_text
@@ -174,7 +175,8 @@ def _start(data: Any, tree: dict[str, Any], session: Session) -> Run:
     location = data if isinstance(data, str | Path) else own_name
     name, exact = training.name or safe_name(str(location)), training.name is not None
     RunFolder.check(Path(training.out), name, exact=exact)  # before the data are read, which may take long
-    task = open_task(data, tree, session.module, session.loss)
+    with bad_rows.listing(Path(training.out) / f"{name}-{bad_rows.FILE}"):
+        task = open_task(data, tree, session.module, session.loss)
     check_weights(task)
     task = complete(task, device)
     folder = RunFolder.create(Path(training.out), name, exact=exact)
@@ -196,6 +198,8 @@ def _write_start(folder: RunFolder, task: Task) -> None:
         about["transfer"] = transfer.written(task.earlier, task.began)
     write_atomic(folder.file("environment.json"), sealed_json(about))
     write_atomic(folder.file("schema.json"), sealed_json(task.schema.to_json()))
+    if task.prepared.bad:
+        bad_rows.write(folder.file(bad_rows.FILE), task.prepared.bad)
     write_atomic(folder.file("recipe.toml"), task.recipe.toml().encode())
 
 
@@ -287,7 +291,7 @@ def _take_up(folder: RunFolder, planned: Recipe) -> Recipe:
     keys = [key.partition(".")[2] for key in RESUMABLE]
     changes = {key: getattr(planned.training, key) for key in keys}
     if begun.training.steps != planned.training.steps:
-        changes["stop_after"] = None
+        changes |= {"stop_after": None, "replans": None}
     stages = planned.stage if in_shares(planned.stage) else begun.stage
     recipe = begun.model_copy(update={"training": begun.training.model_copy(update=changes), "stage": stages})
     if recipe != begun:

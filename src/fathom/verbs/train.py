@@ -61,6 +61,8 @@ def train_one(
                 session.tell(f"Note      {note}")
         with stack:
             stages = assembly.algorithm.stages(resident(task.prepared.sets, device))
+            if assembly.clock.steps != stages[assembly.clock.stage].steps:
+                assembly.clock.replans = []  # of another budget
             if _was_stopped(watchers, assembly.clock, stages):
                 stages = _after_stop(watchers, assembly.clock, stages)
             way = replace(device, precision=training.precision or "float32")
@@ -95,14 +97,19 @@ def _after_stop(watchers: Mapping[str, Any], clock: Clock, stages: Sequence[Stag
 
 
 def _cut_short(folder: RunFolder, task: Task, clock: Clock, watchers: Mapping[str, Any]) -> Task:
-    """Where the minutes were over before the planned steps were done, the recipe says so, and a repeat ends there too."""
+    """Where the minutes ended the run before the planned steps were done, the recipe says how, and a repeat does the same."""
     training = task.recipe.training
     planned = training.planned_steps()
     if "deadline" not in watchers or not watchers["deadline"].stopped or clock.total >= planned:
         return task
-    recipe = task.recipe.change({"training.stop_after": clock.total})
+    recipe = task.recipe.change({"training.stop_after": clock.total, "training.replans": clock.replans or None})
     write_atomic(folder.file("recipe.toml"), recipe.toml().encode())
     note = f"Training ended at step {clock.total:,} of {planned:,}: its {training.minutes:g} minutes were over."
+    if clock.step >= clock.end:
+        note = (
+            f"Training ended at step {clock.total:,} instead of {planned:,}: steps took longer than in the trial, so the end "
+            f"was planned anew to keep to {training.minutes:g} minutes."
+        )
     return replace(task, recipe=recipe, prepared=replace(task.prepared, notes=[*task.prepared.notes, note]))
 
 
@@ -156,7 +163,9 @@ def _watchers(
             watchers["best"], training.early_stopping, max(1, len(task.recipe.stage))
         )
     if training.minutes:
-        watchers["deadline"] = callbacks.Deadline(training.minutes, training.stop_after)
+        watchers["deadline"] = callbacks.Deadline(
+            training.minutes, max(1, len(task.recipe.stage)), training.stop_after, training.replans
+        )
     watchers["tensorboard"] = callbacks.TensorBoard(history, folder.file("tensorboard"))
     if watch is not None:
         watchers["samples"] = Strips(history, strip, folder.file("samples"), watchers["tensorboard"])
@@ -181,7 +190,7 @@ class Kept(NamedTuple):
     """The weights that are deployed: what they are, of which epoch, and their value of the monitored metric."""
 
     what: str
-    epoch: int
+    epoch: float
     value: float
 
 
@@ -193,13 +202,14 @@ def _keep(task: Task, assembly: Assembly, watchers: Mapping[str, Any]) -> Kept:
         for role, model in assembly.models.items():
             mine = {name.partition("/")[2]: t for name, t in best.kept.items() if name.partition("/")[0] == role}
             model.load_state_dict(mine)
-        return Kept(f"best weights, epoch {best.epoch} by validation {training.monitor}", best.epoch, best.value)
+        return Kept(f"best weights, epoch {best.epoch:,g} by validation {training.monitor}", best.epoch, best.value)
     lines = watchers["history"].lines
-    epoch, value = len(lines), lines[-1].get(f"validation/{training.monitor}", math.nan) if lines else math.nan
+    last = lines[-1] if lines else {}
+    epoch, value = last.get("epoch", 0), last.get(f"validation/{training.monitor}", math.nan)
     if training.keep == "average":
         next(iter(assembly.algorithm.optimizers.values())).keep_average()
-        return Kept(f"moving average of the weights, epoch {epoch}", epoch, value)
-    return Kept(f"last weights, epoch {epoch}", epoch, value)
+        return Kept(f"moving average of the weights, epoch {epoch:,g}", epoch, value)
+    return Kept(f"last weights, epoch {epoch:,g}", epoch, value)
 
 
 def _finish(
@@ -290,5 +300,4 @@ def next_commands(folder: RunFolder, task: Task) -> list[str]:
         told = len(task.schema.inputs) > 1
         return [f"fathom generate {path} -n 64{' --class CLASS' if told else ''} -o samples.png", f"fathom report {path}"]
     given = "picture.png" if "image" in kinds else '"a text"' if kinds == {"text"} else "new.csv"
-    given += " -o found.png" if any(item.kind == "boxes" for item in task.schema.targets.values()) else ""
     return [f"fathom predict {path} {given}", f"fathom report {path}"]
