@@ -694,7 +694,7 @@ def _joined(pieces: Sequence[Tensor]) -> Tensor:
 
 
 class Callback(Protocol):
-    """Watches training. Reads, never writes (but for what keeps to minutes: `Clock.replans`), and leaves the random state alone."""
+    """Watches training. Reads, never writes (but `Clock.replans`, to keep to minutes), and leaves the random state as it was."""
 
     def after_step(self, clock: Clock, metrics: Mapping[str, Tensor], models: Mapping[str, Model]) -> Verdict:
         """One batch was consumed."""
