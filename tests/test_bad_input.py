@@ -463,7 +463,7 @@ def test_few_bad_pictures_are_left_out_by_name(tmp_path: Path) -> None:
     written(folder / "cats" / "page.jpg", "<html>")
     said = cli("fit", str(folder), "data.bad_rows=0.1", "--steps", "3", *QUICK)
     assert said.code == 0, said.err
-    assert "1 rows are left out" in said.err
+    assert "1 row is left out" in said.err
     assert "page.jpg: it is not a picture" in said.err
 
 

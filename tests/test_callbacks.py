@@ -49,11 +49,23 @@ def test_history_has_a_line_an_epoch_with_the_mean_loss(tmp_path: Path) -> None:
     lines = history([0.5, math.nan, 0.25], path=path)
     run([lines], 5)
     assert [line["train/loss"] for line in lines.lines] == [1.5, 3.5, 5.0]
-    assert [line["epoch"] for line in lines.lines] == [1, 2, 3]
+    assert [line["epoch"] for line in lines.lines] == [1, 2, 2.5], "of the whole run, the last one cut short"
     assert [line["step"] for line in lines.lines] == [2, 4, 5]
     written = read_lines(path)
     assert [line["validation/loss"] for line in written] == [0.5, "nan", 0.25], "NaN is told, as text"
     assert all(json.loads(json.dumps(line, allow_nan=False)) for line in written)
+
+
+def test_epochs_are_those_of_the_whole_run_where_stages_end_within_one() -> None:
+    """Two stages of 3 and 5 steps, two steps an epoch: four epochs in five lines, and the best is told by its epoch."""
+    lines = history([3.0, 2.0, 2.5, 1.0, 1.5])
+    best, stream = Best(lines, "loss", dict), StringIO()
+    shown = Progress(lines, "loss", stream, ["head", "all"])
+    for stage, steps in enumerate((3, 5)):
+        run([lines, best, shown], steps, clock=Clock(stage=stage, total=3 * stage, steps=steps))
+    assert [line["epoch"] for line in lines.lines] == [1, 1.5, 2.5, 3.5, 4]
+    assert (best.epoch, best.line) == (3.5, 4)
+    assert "all   epoch   3/3" in stream.getvalue(), "a line of progress counts within its stage"
 
 
 def test_history_says_that_it_cannot_write(tmp_path: Path) -> None:
@@ -93,11 +105,11 @@ def test_best_keeps_a_copy_of_the_best_weights() -> None:
 
     best = Best(lines, "loss", module.state_dict)
     run([Learn(), lines, best], 8)
-    assert (best.value, best.epoch) == (1.0, 2)
+    assert (best.value, best.epoch, best.line) == (1.0, 2, 2)
     assert best.kept["weight"].item() == 4.0, "a copy, not a view of what trained on"
     again = Best(lines, "loss", module.state_dict)
     again.load_state_dict(best.state_dict())
-    assert (again.value, again.epoch, again.kept["weight"].item()) == (1.0, 2, 4.0)
+    assert (again.value, again.epoch, again.line, again.kept["weight"].item()) == (1.0, 2, 2, 4.0)
 
 
 def test_early_stopping_counts_epochs_without_progress() -> None:

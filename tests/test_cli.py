@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -306,6 +308,67 @@ def test_seeds_make_members_under_one_run() -> None:
     assert [member["name"] for member in printed["members"]] == ["seed-0", "seed-1"]
     assert sorted(path.name for path in (run / "members").iterdir()) == ["seed-0", "seed-1"]
     assert cli("predict", str(run), "t.csv", "--json").code == 0
+
+
+def test_what_was_chosen_by_timing_is_told() -> None:
+    """Another run may choose otherwise, its recipe repeats it; what the user chose is not told."""
+    said = cli("fit", "t.csv", "--steps", 8, "--batch", 8, "training.device=cpu", "--name", "timed")
+    told = "Another run may choose otherwise; this run's recipe.toml repeats it exactly."
+    chosen = tomllib.loads(Path("runs/timed/recipe.toml").read_text("utf-8"))["training"]
+    if len(os.sched_getaffinity(0)) > 1:
+        assert f"Chosen by timing: {chosen['threads']} thread" in said.err
+        assert told in Path("runs/timed/log.txt").read_text("utf-8")
+    assert told not in cli("fit", "runs/timed/recipe.toml", "training.name=again").err
+    assert told not in cli("fit", "t.csv", *SHORT).err
+    assert "8 steps. Another" not in said.err
+
+
+def test_a_damaged_run_is_no_success(tmp_path: Path) -> None:
+    """`--resume` of a finished run whose weights rotted, and `report` of one whose results did, leave the page as it was."""
+    for name in ("weights", "results"):
+        shutil.copytree("runs/one", tmp_path / name)
+    weights, page = tmp_path / "weights/model/weights.safetensors", tmp_path / "results/report.html"
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    said = cli("fit", "--resume", tmp_path / "weights")
+    assert said.code == 2
+    assert "weights.safetensors is damaged" in said.last
+    assert "finished" not in said.err
+    (tmp_path / "results/results.json").write_text("{ rotten", "utf-8")
+    before = page.read_bytes()
+    said = cli("report", tmp_path / "results")
+    assert said.code == 2
+    assert "results.json is damaged" in said.last
+    assert f"The page {page} stays as it was." in said.last
+    assert page.read_bytes() == before
+
+
+def test_runs_are_offered_from_the_folder_that_was_named(tmp_path: Path) -> None:
+    shutil.copytree("runs/one", tmp_path / "elsewhere" / "first")
+    said = cli("predict", tmp_path / "elsewhere" / "frist", "t.csv")
+    assert f"Did you mean '{tmp_path}/elsewhere/first'?" in said.last
+    said = cli("predict", tmp_path / "elsewhere" / "zzz", "t.csv")
+    assert f"Runs in {tmp_path}/elsewhere/: first." in said.last
+    assert "Did you mean 'runs/one'?" in cli("predict", "onne", "t.csv").last
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("dropout=0.5", " Did you mean network.dropout=0.5?"),
+        ("epochs=5", " Did you mean training.epochs=5?"),
+        ("flip=0.5", " Did you mean augment.flip=0.5?"),
+        ("nonsense=1", ""),
+        ("nonsense", ""),
+    ],
+)
+def test_a_key_without_its_section_is_completed(word: str, meant: str) -> None:
+    said = cli("fit", "t.csv", word)
+    assert said.code == 2
+    assert said.last == (
+        f"fathom: '{word}' is not understood; write section.key=value, as in training.epochs=5.{meant}\n"
+    )
 
 
 def test_a_finished_run_goes_on_with_more_epochs() -> None:

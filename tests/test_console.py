@@ -33,6 +33,41 @@ def test_answers_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
     assert "0.0004" in shown
 
 
+LONG = "/data/ants-bees/val/ants/ants-devouring-remains-of-large-dead-insect-on-red-tile-in-Stellenbosch-South-Africa-DHD.jpg"
+
+
+def test_a_long_path_leaves_the_answer_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_answers([{"input": LONG, "answer": "ants", "confidence": 0.7123, "probabilities": {"ants": 0.7123}}])
+    shown = capsys.readouterr().out
+    assert "answer   confidence" in shown
+    assert "ants        0.712" in shown
+    assert "..." in shown
+    assert "Stellenbosch-South-Africa-DHD.jpg" in shown  # the end tells one file from another
+
+
+def test_a_long_path_leaves_boxes_their_corners(capsys: pytest.CaptureFixture[str]) -> None:
+    box = {"label": "platelets", "confidence": 0.9, "box": [10.2, 20.0, 1300.0, 1400.6]}
+    console.print_answers([{"input": LONG, "answer": [box], "size": [2000, 1500]}])
+    shown = capsys.readouterr().out
+    for word in ("label", "x1 y1 x2 y2", "platelets", "0.900", "10 20 1300 1401", "South-Africa-DHD.jpg"):
+        assert word in shown
+
+
+def test_a_long_answer_stands_in_several_lines_and_a_short_name_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(f"word{i}" for i in range(60))
+    console.print_answers([{"input": "row 1", "answer": text, "confidence": 0.5}])
+    shown = capsys.readouterr().out
+    assert all(f"word{i}" in shown for i in range(60))
+    assert "row 1" in shown
+    assert "0.500" in shown
+
+
+def test_very_many_answers_a_row_lose_no_character_of_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_answers([{"input": "row 1", **{f"target{i}.answer": "abcdefgh" for i in range(20)}}])
+    shown = capsys.readouterr().out
+    assert shown.replace(" ", "").replace("\n", "").count("a") >= 20 * 2  # of the heads and of the cells
+
+
 def test_names_of_runs_and_columns_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_runs([{"name": "run[a]", "state": "stopped [/b]"}], "runs")
     console.print_comparison(

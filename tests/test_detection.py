@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,8 @@ from fathom.core.registry import augmentations, fields, networks
 from fathom.fields import box_metrics, image, published
 from fathom.fields.augment import transform
 from fathom.fields.boxes import NONE, boxes_type, transformed
-from fathom.networks import levels
 from fathom.networks.efficientnet import EfficientNet, published_names
+from fathom.verbs import drawing
 from fathom.verbs.assemble import open_task
 from kit import QUICK, Killable, cli, trained
 
@@ -123,12 +125,50 @@ def test_boxes_stand_where_the_picture_shows_them(fit_by: str) -> None:
     assert box[:4].tolist() == pytest.approx([float(value) for value in shown], abs=0.02)
 
 
-def test_a_box_that_the_working_picture_cuts_off() -> None:
-    item = fitted((3, 64, 64), "crop")  # of 100 x 50 pixels, 25 on each side fall away
-    item.fit([columns([scene([("dog", 0, 0, 20, 20), ("cat", 40, 0, 60, 50)])])])
-    assert item.state["classes"] == ["cat"]
-    values = item.encode(columns([scene([("cat", 0, 0, 20, 20), ("cat", 20, 0, 50, 50)])])).values
-    torch.testing.assert_close(values, torch.tensor([[0.0, 0.0, 0.5, 1.0, 0.0]]))
+EDGE = ("dog", 0, 0, 20, 20)  # of 100 x 50 pixels, 25 on each side lie outside the working picture where it is a square
+
+
+def cropped() -> Field:
+    """A field whose dogs all lie outside the working picture."""
+    item = fitted((3, 64, 64), "crop")
+    item.fit([columns([scene([EDGE, ("cat", 40, 0, 60, 50)])])])
+    return item
+
+
+def test_boxes_outside_the_working_picture_are_counted_and_told() -> None:
+    item = cropped()
+    assert item.state["classes"] == CLASSES, "a class is known whether its boxes are seen or not"
+    assert item.state["counts"] == [1, 0]
+    assert item.state["sizes"] == [[0.4, 1.0], [0.4, 0.4]], "of what is never seen, the size that it would have"
+    assert item.describe() == (
+        "boxes of cat (1), dog (0), up to 2 a picture; 1 more in training pictures left out (data.image.fit_by=crop)"
+    )
+    encoded = item.encode(columns([scene([EDGE, ("cat", 20, 0, 50, 50)]), scene([EDGE, EDGE]), scene([])]), target=True)
+    torch.testing.assert_close(encoded.values, torch.tensor([[0.0, 0.0, 0.5, 1.0, 0.0]]))
+    assert encoded.lengths().tolist() == [1, 0, 0]
+    why = "left out, for lying outside the working picture or nearly so (data.image.fit_by=crop)"
+    assert item.remarks == {0: f"1 box is {why}", 1: f"2 boxes are {why}"}
+    item.encode(columns([scene([])]))
+    assert item.remarks == {}
+
+
+@pytest.mark.parametrize(("right", "stays"), [(35, False), (36, True), (45, True)])
+def test_of_a_box_enough_must_be_seen(right: int, stays: bool) -> None:
+    """As where an augmentation moves the picture: 30 % of its area; of 0 to 35 the working picture shows 25 to 35."""
+    item = cropped()
+    encoded = item.encode(columns([scene([("cat", 0, 10, right, 30)])]))
+    assert bool(len(encoded.values)) == stays == (right - 25 >= 0.3 * right)
+    if stays:
+        torch.testing.assert_close(encoded.values, torch.tensor([[0.0, 0.2, (right - 25) / 50, 0.6, 0.0]]))
+
+
+def test_where_no_training_box_lies_in_the_working_picture() -> None:
+    with pytest.raises(DataError) as caught:
+        fitted((3, 64, 64), "crop").fit([columns([scene([EDGE, ("cat", 80, 0, 99, 9)])])])
+    assert str(caught.value) == (
+        "All 2 training boxes lie outside the working picture, or less than 30% of each lies in it (data.image.fit_by=crop), so "
+        "there is nothing to learn. Use data.image.fit_by=pad or stretch."
+    )
 
 
 def test_what_is_answered() -> None:
@@ -414,15 +454,6 @@ def test_the_detector_answers_everywhere_and_learns_in_every_weight(size: tuple[
     assert isinstance(module.head, torch.nn.Module)
 
 
-@pytest.mark.parametrize("name", ["small", "resnet18", "efficientnet-lite0"])
-def test_every_backbone_gives_maps_of_every_stride(name: Any) -> None:
-    body = levels.backbone_of(name, "", (3, 96, 64), {}, (8, 8, 16, 16), 1)
-    maps = body(torch.zeros(2, 3, 96, 64))
-    assert [tuple(made.shape) for made in maps] == [
-        (2, width, 96 // stride, 64 // stride) for width, stride in zip(body.widths, (4, 8, 16, 32), strict=True)
-    ]
-
-
 def test_published_weights_of_a_backbone() -> None:
     """The maps are those of the whole published network, and learn slower than the rest."""
     try:
@@ -577,6 +608,14 @@ def test_the_report_shows_pictures_and_classes(run: Path) -> None:
     assert "Average precision of each class" in page
     assert "with true and answered boxes" in page
     assert "mAP50" in page
+    results = fathom.load(run).results
+    shown = [picture["name"] for picture in results["targets"]["boxes"]["pictures"]]
+    assert shown
+    assert all(Path(name).exists() and Path(name).name in page for name in shown)
+    assert not set(shown) & {mistake["name"] for mistake in results["mistakes"]}
+    colors = {line["name"]: line["color"] for line in results["targets"]["boxes"]["detected"]}
+    assert colors == {name: color for name, (color, _) in analysis.colors_of(CLASSES).items()}
+    assert all(f'style="--chip:{color}"></span>{name}' in page for name, color in colors.items())
 
 
 def test_boxes_of_a_new_picture(run: Path, tmp_path: Path) -> None:
@@ -603,7 +642,7 @@ def test_boxes_are_drawn_into_a_copy(run: Path, tmp_path: Path) -> None:
     before = (tmp_path / "a.png").read_bytes()
     said = cli("predict", str(run), "a.png", "-o", "out.jpg")
     assert said.code == 0, said.err
-    assert "1 answer written to out.jpg" in said.err
+    assert "1 answer (2 boxes) written to out.jpg" in said.err
     assert "x1 y1 x2 y2" in said.out
     assert pixels_of(tmp_path / "out.jpg").shape == (64, 80, 3)
     assert (tmp_path / "a.png").read_bytes() == before
@@ -614,9 +653,110 @@ def test_boxes_are_drawn_into_a_copy(run: Path, tmp_path: Path) -> None:
     assert not np.array_equal(pixels_of(tmp_path / "drawn" / "a.png"), pixels_of(tmp_path / "a.png"))
 
 
+def test_boxes_are_drawn_here_where_no_place_is_named(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos" / "sub").mkdir(parents=True)
+    for i, name in enumerate(["a.png", "photos/b.png", "photos/sub/c.png"]):
+        draw_scene(tmp_path / name, 101 + i)
+    before = (tmp_path / "a.png").read_bytes()
+    said = cli("predict", str(run), "a.png")
+    assert said.code == 0, said.err
+    assert "Boxes drawn into a-boxes.png\n" in said.err
+    assert "x1 y1 x2 y2" in said.out
+    assert (tmp_path / "a.png").read_bytes() == before
+    made = (tmp_path / "a-boxes.png").read_bytes()
+    cli("predict", str(run), "a.png", "-o", "named.png")
+    assert (tmp_path / "named.png").read_bytes() == made
+    assert "Boxes drawn into a-boxes.png\n" in cli("predict", str(run), "a.png").err, "the same drawing stands there"
+    (tmp_path / "a-boxes.png").write_bytes(b"mine")
+    assert "Boxes drawn into a-boxes-2.png\n" in cli("predict", str(run), "a.png").err
+    assert (tmp_path / "a-boxes.png").read_bytes() == b"mine"
+    assert (tmp_path / "a-boxes-2.png").read_bytes() == made
+    for folder in ("photos-boxes", "photos-boxes-2"):
+        assert f"Boxes drawn into 2 pictures in {folder}/\n" in cli("predict", str(run), "photos").err
+        assert pixels_of(tmp_path / folder / "b.png").shape == pixels_of(tmp_path / folder / "sub" / "c.png").shape
+    assert "Boxes drawn into b-boxes.png, c-boxes.png\n" in cli("predict", str(run), "photos/b.png", "photos/sub/c.png").err
+    there = sorted(tmp_path.iterdir())
+    for words in (["--json"], ["-o", "named.png"]):
+        assert "drawn" not in cli("predict", str(run), "a.png", *words).err
+    assert sorted(tmp_path.iterdir()) == there
+
+
+def test_drawings_that_cannot_be_written_do_not_cost_the_answers(run: Path, tmp_path: Path) -> None:
+    """Read-only for everybody, the superuser too: the name that a drawing is written under first is a folder."""
+    draw_scene(tmp_path / "a.png", 101)
+    (tmp_path / f".a-boxes.png.{os.getpid()}.part").mkdir()
+    said = cli("predict", str(run), "a.png")
+    assert said.code == 2
+    assert "x1 y1 x2 y2" in said.out
+    assert "a-boxes.png cannot be written (" in said.last
+    assert "name another place for the boxes with -o." in said.last
+
+
 def pixels_of(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB"))
+
+
+def test_each_class_has_its_own_color_in_every_picture() -> None:
+    names = ["car", "bus", "truck", "person", "traffic light"]
+    colors = analysis.colors_of(names)
+    assert len({color for color, _ in colors.values()}) == len(names)
+    assert len({color for color, _ in analysis.colors_of(list(map(str, range(20)))).values()}) == 20
+    assert dict(analysis.colors_of(list(map(str, range(20)))).values())["#42d4f4"] == "black"  # cyan
+    assert colors["car"] == ("#e6194b", "white")
+    ground = Image.new("RGB", (40, 40))
+    for name in names:
+        box = (name, 0.1, 0.5, 0.9, 0.9, 0.5)
+        alone, among = (np.asarray(analysis.drawn(ground, boxes, classes=names)) for boxes in ([box], [box] * 2))
+        assert np.array_equal(alone, among)
+        assert "#{:02x}{:02x}{:02x}".format(*alone[36, 20]) == colors[name][0]
+
+
+def test_pictures_of_the_report_keep_the_colors_of_the_classes() -> None:
+    """However many colors a photograph has; the truth shows on white and on black, and no word hides anything."""
+    item = fields["boxes"].make(["boxes"])
+    item.state = {"classes": ["RBC", "WBC"]}
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 80, 80)).astype(np.uint8)
+    pixels[:, :, :20] = 255
+    output = torch.tensor([[0.5, 0.5, 0.9, 0.9, 0.9, 1.0], [0.1, 0.1, 0.2, 0.2, 0.01, 0.0]])
+    target = torch.tensor([[0.05, 0.1, 0.4, 0.4, 0.0]])
+    uri = drawing.report_picture(pixels, item, output, target)
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as picture:
+        made = np.asarray(picture.convert("RGB"))
+    assert made.shape == (320, 320, 3)
+    assert "#{:02x}{:02x}{:02x}".format(*made[160, 224]) == analysis.colors_of(["RBC", "WBC"])["WBC"][0]
+    assert made[32, 80].tolist() == [255, 255, 255]
+    assert made[31, 80].tolist() == [0, 0, 0]
+    assert len(np.unique(made.reshape(-1, 3), axis=0)) <= drawing.SHADES + 3
+
+
+def test_pictures_at_even_steps_do_not_come_twice() -> None:
+    assert drawing.sampled(6, [0, 1, 2, 3, 4, 5]) == []
+    assert drawing.sampled(6, [0, 2, 3]) == [1, 4, 5]
+    assert drawing.sampled(100, [0]) == [1, 25, 49, 73]
+
+
+def untouched(path: Path) -> np.ndarray:
+    """The pixels of a picture that is drawn with no box."""
+    with Image.open(path) as picture:
+        size = list(picture.size)
+    (made,) = drawing.draw([{"input": str(path), "answer": [], "size": size}], path.parent / "drawn.png")
+    return pixels_of(made)
+
+
+def test_boxes_are_drawn_into_what_the_network_saw(tmp_path: Path) -> None:
+    """16 bits are scaled, transparency lies on white, rotated photos stand upright and large ones keep their size."""
+    Image.fromarray(np.full((6, 8), 32_896, np.uint16)).save(tmp_path / "deep.png")
+    assert set(untouched(tmp_path / "deep.png").ravel()) == {128}
+    Image.new("RGBA", (8, 6), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert set(untouched(tmp_path / "clear.png").ravel()) == {255}
+    Image.new("RGB", (8, 6), "red").save(tmp_path / "keyed.png", transparency=(255, 0, 0))
+    assert set(untouched(tmp_path / "keyed.png").ravel()) == {255}
+    Image.new("L", (4_200, 2_100)).save(tmp_path / "large.jpg")
+    assert untouched(tmp_path / "large.jpg").shape == (2_100, 4_200, 3)
+    (tmp_path / "gone.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"Boxes cannot be drawn into .*gone.png: it is not a picture in JPEG"):
+        drawing.draw([{"input": str(tmp_path / "gone.png"), "answer": [], "size": [1, 1]}], tmp_path / "drawn.png")
 
 
 def test_boxes_as_tables(run: Path, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ from fathom.core.prepare import prepare
 from fathom.core.recipe import Data
 from fathom.core.tensors import to_list
 from fathom.sources import open_source
-from fathom.sources.annotations import _yaml_names
-from fathom.sources.scenes import Scenes
+from fathom.sources.annotations import _yaml_names, yaml_folders
+from fathom.sources.scenes import Scenes, upright_size
 
 WIDTH, HEIGHT = 80, 64
 Box = tuple[str, float, float, float, float]
@@ -30,6 +32,7 @@ BOXES: dict[str, list[Box]] = {
     "d": [("cat", 16, 16, 32, 48)],
 }
 MANY = BOXES | {f"more{i}": BOXES["d"] for i in range(8)}
+CATS = dict.fromkeys(MANY, BOXES["d"])  # one class, so that any division has it in each part
 
 
 def picture(path: Path, size: tuple[int, int] = (WIDTH, HEIGHT), seed: int = 0) -> Path:
@@ -213,10 +216,11 @@ def faults(folder: Path) -> str:
         (("cat", 10, 10, 90, 20), "box 1 ('cat') leaves its picture of 80 x 64 pixels: x runs from 10 to 90"),
         (("cat", -5, 10, 20, 20), "box 1 ('cat') leaves its picture of 80 x 64 pixels: x runs from -5 to 20"),
         (("cat", 50, 10, 20, 20), "box 1 ('cat') ends before it begins: x runs from 50 to 20"),
-        (("cat", 10, 30, 20, 30), "box 1 ('cat') has no area: y runs from 30 to 30"),
+        (("cat", 10, 30, 20, 30),
+         "box 1 ('cat') has no area: y runs from 30 to 30; corners are edges, so a box of this one pixel ends at 31"),
         (("cat", "left", 30, 20, 40), "box 1 ('cat') has a side that is no number (nan, 30, 20, 40)"),
     ],
-)
+)  # fmt: skip
 def test_a_box_that_is_none_is_a_fault_of_its_picture(tmp_path: Path, box: Any, words: str) -> None:
     voc(tmp_path, {**BOXES, "z": [box]}, {"train": "a b c", "test": "d z"})
     told = faults(tmp_path)
@@ -225,7 +229,7 @@ def test_a_box_that_is_none_is_a_fault_of_its_picture(tmp_path: Path, box: Any, 
     assert "data.bad_rows=" in told
     options = Data(bad_rows=0.5, **SHARES)
     made = prepare(open_source(str(tmp_path), options), options, 0)
-    assert any("1 rows are left out" in note and words in note for note in made.notes)
+    assert any("1 row is left out" in note and words in note for note in made.notes)
 
 
 def test_a_box_that_rounding_put_over_the_edge_is_cut_and_told(tmp_path: Path) -> None:
@@ -243,7 +247,8 @@ def test_a_class_that_train_lacks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda f: (f / "JPEGImages" / "a.png").unlink(), "the file is missing"),
+        (lambda f: (f / "JPEGImages" / "a.png").unlink(),
+         "JPEGImages holds no a.jpg, .png or other picture for a.xml"),
         (lambda f: (f / "JPEGImages" / "a.png").write_bytes(b"no picture"), "it is not a picture in JPEG"),
         (lambda f: (f / "Annotations" / "a.xml").write_text("<annotation><object>"), "a.xml is no whole XML file (no el"),
         (lambda f: (f / "Annotations" / "a.xml").write_bytes(b"\xff\xfe\x00"), "a.xml is no whole XML file"),
@@ -261,7 +266,7 @@ def test_pascal_voc_that_is_spoilt(tmp_path: Path, spoil: Any, words: str) -> No
     spoil(tmp_path)
     told = faults(tmp_path)
     assert words in told
-    assert "a.png: " in told or "a.jpg: " in told
+    assert "a.png: " in told or "JPEGImages/a: its picture is missing" in told
 
 
 def test_entities_are_not_expanded(tmp_path: Path) -> None:
@@ -303,14 +308,16 @@ def with_annotation(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (with_annotation(category_id=7), "annotation 0 has the category_id 7, which the list 'categories' lacks"),
-        (with_annotation(bbox=[1, 2, 3]), "annotation 0 has no bbox of x, y, width, height, but [1, 2, 3]"),
+        (with_annotation(category_id=7), "annotation 0 of instances_train.json has the category_id 7, which the list 'cat"),
+        (with_annotation(bbox=[1, 2, 3]), "0 of instances_train.json has no bbox of x, y, width, height, but [1, 2, 3]"),
         (with_annotation(bbox=[30, 10, -10, 10]), "ends before it begins: x runs from 30 to 20"),
         (
             changed(images=coco_data()["images"] + [{"id": 0, "file_name": "a.png"}]),
             "two entries of 'images' have the id 0",
         ),
         (changed(images=[{"id": 0}]), "an entry of 'images' has no id or no file_name"),
+        (changed(categories=[{"id": 1}]), "an entry of 'categories' has no id or no name: {'id': 1}"),
+        (changed(categories=[{"id": 1, "name": "cat"}, {"id": 1, "name": "dog"}]), "'categories' have the id 1"),
         (changed(categories=3), "has no list 'categories', so it is no file of COCO annotations"),
         (changed(annotations=[3]), "'annotations' holds something else than tables"),
         (changed(annotations=[]), "has no box in any of its annotations"),
@@ -372,10 +379,206 @@ def test_yolo_tells_what_it_takes_for_granted(tmp_path: Path) -> None:
     assert "no data.yaml or classes.txt, so the classes have numbers for names" in notes
     assert boxes_of(found["d"])[0][0] == "0"
     (tmp_path / "labels" / "gone.txt").write_text("0 .5 .5 .2 .2")
-    assert "gone.jpg: the file is missing" in faults(tmp_path)
+    assert "images/gone: its picture is missing: " in faults(tmp_path)
     (tmp_path / "data.yaml").write_text("nc: 2\n")
     with pytest.raises(DataError, match="has no list 'names'"):
         scenes(tmp_path)
+
+
+def without(folder: Path, gone: str) -> Path:
+    shutil.rmtree(folder / gone) if (folder / gone).is_dir() else (folder / gone).unlink()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("write", "gone", "words"),
+    [
+        (yolo, "test/labels", "{0}/test/images holds 1 picture of the test part, and {0}/test/labels holds no file of labels"),
+        (coco, "annotations/instances_test.json", "{0}/images/test holds 1 picture of the test part, and no annotation is of"),
+        (coco, "annotations/instances_test.json", "Add {0}/annotations/instances_test.json for them, or move the pictures out"),
+    ],
+)
+def test_a_part_without_annotations_does_not_vanish(tmp_path: Path, write: Any, gone: str, words: str) -> None:
+    if write is yolo:
+        yolo(tmp_path, MANY, "train")
+        yolo(tmp_path, {"z": BOXES["d"]}, "test")
+    else:
+        for part, boxes in (("train", MANY), ("test", {"z": BOXES["d"]})):
+            coco(tmp_path, coco_data(boxes), f"instances_{part}.json")
+            (tmp_path / "images" / part).mkdir()
+            for name in boxes:
+                (tmp_path / "images" / f"{name}.png").rename(tmp_path / "images" / part / f"{name}.png")
+    assert set(scenes(tmp_path)[1].given_splits()) == {"train", "test"}
+    assert words.format(tmp_path) in faults(without(tmp_path, gone))
+
+
+def test_folders_of_parts_beside_what_is_annotated(tmp_path: Path) -> None:
+    picture(voc(tmp_path / "voc", MANY) / "test" / "z.png")
+    assert f"{tmp_path}/voc/test holds 1 picture of the test part, and no annotation is of" in faults(tmp_path / "voc")
+    picture(yolo(tmp_path / "yolo", MANY, "train") / "val" / "z.png")
+    assert "Put them into {0}/images, and their labels into {0}/labels".format(f"{tmp_path}/yolo/val") in faults(
+        tmp_path / "yolo"
+    )
+    picture(yolo(tmp_path / "more", CATS) / "images" / "spare" / "z.png")
+    assert "images/spare is left out, since" in " ".join(scenes(tmp_path / "more")[1].notes())
+    (tmp_path / "more" / "labels" / "extra").mkdir()
+    (tmp_path / "more" / "labels" / "extra" / "y.txt").write_text("0 .5 .5 .1 .1")
+    assert "images/extra/y: its picture is missing" in faults(tmp_path / "more")
+
+
+def test_parts_that_are_empty(tmp_path: Path) -> None:
+    coco(tmp_path / "coco", coco_data(MANY), "instances_train.json")
+    coco(tmp_path / "coco", {**coco_data(MANY), "images": [], "annotations": []}, "instances_val.json")
+    assert "instances_val.json lists no picture, so the validation part is empty" in faults(tmp_path / "coco")
+    voc(tmp_path / "voc", MANY, {"train": "a b", "test": " "})
+    assert "test.txt names no picture. Fill it in, or remove it" in faults(tmp_path / "voc")
+
+
+PARTS_OF_YAML = [
+    "train: images/tr\nval: images/va\n",
+    "path: ../elsewhere\ntrain: ../images/tr  # as exports write it\nval: './images/va'\ntest:\n",
+    "train:\n  - images/tr\nval: [images/va]\ntest: null\n",
+    "train: images\\tr\nvalid: images/va/\n",
+]
+
+
+@pytest.mark.parametrize("text", PARTS_OF_YAML)
+def test_parts_that_data_yaml_names(tmp_path: Path, text: str) -> None:
+    two_halves(tmp_path, text)
+    found, source = scenes(tmp_path)
+    rows = list(found)
+    assert {part: {rows[row] for row in index} for part, index in source.given_splits().items()} == {
+        "train": {"a", "b"},
+        "test": {"d"},
+    }
+    assert boxes_of(found["d"]) == BOXES["d"]
+
+
+def two_halves(folder: Path, text: str) -> Path:
+    """images/tr and images/va, and their labels; `text` in data.yaml beside the names."""
+    for part, names in (("tr", "ab"), ("va", "d")):
+        yolo(folder / part, {name: BOXES[name] for name in names}, names=text + "names: [cat, dog]\n")
+        for kind in ("images", "labels"):
+            (folder / kind).mkdir(exist_ok=True)
+            (folder / part / kind).rename(folder / kind / part)
+    (folder / "va" / "data.yaml").rename(folder / "data.yaml")
+    for part in ("tr", "va"):
+        shutil.rmtree(folder / part)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train: images/nowhere\n", "data.yaml names images/nowhere as its train part, which is no folder in"),
+        ("train: /elsewhere/images/tr\n", "data.yaml names /elsewhere/images/tr as its train part, which is no folder in"),
+        ("train: train.txt\n", "Write the folder of the pictures as it lies beside data.yaml, as in train: images/train"),
+        ("train: images/tr\nval: images/tr\n", "data.yaml names images/tr for two parts, train and validation."),
+        ("train: labels/tr\n", "data.yaml names labels/tr as its train part, which holds no picture"),
+        ("val: images/va\n", "names validation pictures and none to train on"),
+    ],
+)
+def test_parts_of_data_yaml_that_cannot_be(tmp_path: Path, text: str, words: str) -> None:
+    assert words in faults(two_halves(tmp_path, text))
+
+
+def test_a_part_of_data_yaml_without_labels(tmp_path: Path) -> None:
+    two_halves(tmp_path, PARTS_OF_YAML[0])
+    told = faults(without(tmp_path, "labels/va"))
+    assert f"{tmp_path}/images/va holds 1 picture of the validation part, and {tmp_path}/labels/va holds no file" in told
+    assert f"{tmp_path}/images/tr holds 2 pictures of the train part" in faults(without(tmp_path, "labels"))
+
+
+@given(st.text(max_size=60))
+def test_data_yaml_with_any_text_stays_in_its_folder(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+    folder = tmp_path_factory.getbasetemp() / "any-yaml"
+    picture(folder / "images" / "a.png")
+    (folder / "data.yaml").write_text(f"train: {text}", "utf-8", newline="")
+    try:
+        named = yaml_folders(folder)
+    except DataError:
+        return
+    assert all(place.resolve().is_relative_to(folder.resolve()) for place in named)
+
+
+@pytest.mark.parametrize(("write", "kind"), [(voc, "JPEGImages"), (yolo, "images")])
+def test_two_pictures_of_one_annotation(tmp_path: Path, write: Any, kind: str) -> None:
+    picture(write(tmp_path, CATS) / kind / "a.jpg")
+    told = faults(tmp_path)
+    assert told.startswith("2 of 13 rows")
+    assert f"{kind}/a.jpg: a.jpg and a.png share the annotation a." in told
+    assert f"{kind}/a.png: a.jpg and a.png share" in told
+
+
+def test_one_picture_of_two_entries(tmp_path: Path) -> None:
+    data = coco_data(CATS)
+    data["images"][3]["file_name"] = "./c.png"
+    told = faults(coco(tmp_path, data))
+    assert "c.png: its file is listed 2 times, and each picture has one entry: image 2 of instances_train.json, image 3" in told
+    assert told.startswith("2 of 12 rows")
+
+
+@pytest.mark.parametrize(("write", "kind"), [(voc, "JPEGImages"), (yolo, "images")])
+def test_a_picture_under_a_strange_name(tmp_path: Path, write: Any, kind: str) -> None:
+    """The file of that name is opened: its content says what it is, as everywhere."""
+    write(tmp_path, MANY)
+    (tmp_path / kind / "a.png").rename(tmp_path / kind / "a.heic")
+    assert boxes_of(scenes(tmp_path)[0]["a"]) == BOXES["a"]
+    (tmp_path / kind / "a.heic").write_bytes(b"ftypheic")
+    assert f"{kind}/a.heic: it is not a picture in JPEG" in faults(tmp_path)
+
+
+def test_annotations_in_capitals(tmp_path: Path) -> None:
+    voc(tmp_path / "voc")
+    (tmp_path / "voc" / "Annotations" / "a.xml").rename(tmp_path / "voc" / "Annotations" / "a.XML")
+    yolo(tmp_path / "yolo")
+    (tmp_path / "yolo" / "labels" / "a.txt").rename(tmp_path / "yolo" / "labels" / "a.TXT")
+    for folder in ("voc", "yolo"):
+        assert boxes_of(scenes(tmp_path / folder)[0]["a"]) == BOXES["a"]
+    write_voc(tmp_path / "voc" / "Annotations" / "a.xml", [])
+    assert scenes(tmp_path / "voc")[0]["a"]["fault"] == "it has several annotations, a.XML and a.xml; keep one"
+
+
+@pytest.mark.parametrize(
+    ("write", "place"),
+    [(voc, "object 2 of z.xml"), (coco, "annotation 121 of instances_train.json"), (yolo, "line 2 of z.txt")],
+)
+def test_where_a_wrong_box_is_written(tmp_path: Path, write: Any, place: str) -> None:
+    boxes = {**MANY, "z": [("cat", 1, 1, 9, 9), ("dog", 60, 1, 99, 9)]}
+    told = faults(write(tmp_path, coco_data(boxes) if write is coco else boxes))
+    assert f"box 2 ('dog') leaves its picture of {WIDTH} x {HEIGHT} pixels: x runs from 60 to 99; see {place}" in told
+
+
+def test_labels_that_are_no_text_are_a_fault_of_their_row(tmp_path: Path) -> None:
+    path = yolo(tmp_path, CATS) / "labels" / "a.txt"
+    path.write_bytes(b"\xff\xfe\x00")
+    told = faults(tmp_path)
+    assert told.startswith("1 of 12 rows")
+    assert f"a.png: {path} is not UTF-8 text: byte 0 is 0xff" in told
+
+
+def test_a_file_of_annotations_given_for_its_folder(tmp_path: Path) -> None:
+    voc(tmp_path / "voc"), coco(tmp_path / "coco"), yolo(tmp_path / "yolo")
+    for path in ("voc/Annotations/a.xml", "coco/annotations/instances_train.json", "yolo/data.yaml"):
+        with pytest.raises(DataError, match=f"give the folder, {tmp_path / Path(path).parts[0]}[.] Known"):
+            open_source(str(tmp_path / path), Data())
+    (tmp_path / "alone.json").write_text("{}")
+    with pytest.raises(DataError, match="give the folder that holds it and the pictures"):
+        open_source(str(tmp_path / "alone.json"), Data())
+
+
+@pytest.mark.parametrize(("kind", "words"), [("images", "labels/*.txt (YOLO)"), ("JPEGImages", "Annotations/*.xml (Pascal")])
+def test_a_folder_of_pictures_that_lacks_its_annotations(tmp_path: Path, kind: str, words: str) -> None:
+    picture(tmp_path / kind / "a.png")
+    told = faults(tmp_path)
+    assert f"To find things in the pictures, put the boxes beside '{kind}': {words}" in told
+
+
+def test_options_that_a_network_settles_reach_the_boxes(tmp_path: Path) -> None:
+    """A picture made anew with another size is the one that the boxes stand in."""
+    source = open_source(str(voc(tmp_path, CATS)), Data(**SHARES))
+    made = prepare(source, Data(**SHARES, fields={"image": {"size": 32, "fit_by": "pad"}}), 0)
+    assert made.schema.targets["boxes"].state["placing"] == {"shape": [3, 32, 32], "fit_by": "pad"}
 
 
 def test_what_is_asked_of_scenes(tmp_path: Path) -> None:
@@ -471,6 +674,27 @@ def read(folder: Path) -> None:
     assert bool(refused) != bool(found)
     assert len(refused.splitlines()) <= 6
     assert all(scene["fault"] for scene in found), "no picture is there"
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "size", "told"),
+    [
+        ("a.jpg", "TGA", (8, 8), "it is not a picture in JPEG, PNG"),
+        ("a.png", "PCX", (8, 8), "it is not a picture in JPEG, PNG"),
+        ("a.png", "PNG", (12_000, 10_000), "it has 12000 x 10000 pixels, more than 89 million"),
+        ("a.png", "PNG", (20_000, 20_000), "it has more than 89 million pixels"),
+    ],
+)
+def test_a_header_is_read_by_the_rules_of_all_pictures(
+    tmp_path: Path, name: str, form: str, size: tuple[int, int], told: str
+) -> None:
+    """Formats by content and from the list, and the cap on pixels, before anything is decoded or warned of."""
+    Image.new("1" if form == "PNG" else "RGB", size).save(tmp_path / name, form)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        said = upright_size(tmp_path / name)
+    assert isinstance(said, str)
+    assert told in said
 
 
 def test_real_sets(data_folder: Path) -> None:

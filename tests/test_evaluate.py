@@ -411,6 +411,14 @@ class TestResults:
         assert (first["row"], first["target"], first["truth"], first["answer"]) == (5, "y", "cat", "ant")
         assert first["confidence"] > 0.99
 
+    def test_the_surest_mistake_is_the_worst(self):
+        """However little was left for the truth: an answer of which it is not sure is not the first to look at."""
+        outputs = torch.tensor([[3.0, 1.0, 1.0, 1.0], [1.0, 0.99, 0.98, -9.0], [0.0, 2.0, 0.0, 0.0]])
+        data, task = TensorSet({"y": torch.tensor([1, 3, 1])}), schema(category("a", "b", "c", "d"))
+        told = module.mistakes({"y": outputs}, data, task)
+        assert [item["row"] for item in told] == [0, 1]
+        assert told[0]["confidence"] > 0.7 > told[1]["confidence"]
+
     def test_of_numbers_are_in_original_units(self):
         truth = torch.linspace(0, 20, 500)[:, None]
         outputs = (truth - 10) / 2

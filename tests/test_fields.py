@@ -7,6 +7,7 @@ import io
 import json
 import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -459,6 +460,37 @@ def test_every_mode_of_a_picture_becomes_plain_bytes() -> None:
     assert (encoded(Pillow.new("RGBA", (4, 4), (0, 0, 0, 0))) == 255).all()
     assert (encoded(Pillow.new("LA", (4, 4), (0, 255)), shape=(1, 4, 4)) == 0).all()
     assert (encoded(Pillow.new("1", (4, 4), 1), shape=(1, 4, 4)) == 255).all()
+
+
+def png(depth: int, color: int, row: bytes, key: bytes) -> bytes:
+    """A PNG of one row of pixels, with the chunk tRNS; `color` 0 is gray and 2 red, green, blue."""
+    pixels = 8 * len(row) // (depth * (3 if color == 2 else 1))
+    header = struct.pack(">IIBBBBB", pixels, 1, depth, color, 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": key, b"IDAT": zlib.compress(b"\0" + row), b"IEND": b""}
+    packed = [
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks.items()
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.mark.parametrize(
+    ("file", "seen"),
+    [
+        (png(1, 0, bytes([0b01010101]), struct.pack(">H", 0)), [255] * 8),
+        (png(1, 0, bytes([0b01010101]), struct.pack(">H", 1)), [0, 255] * 4),
+        (png(2, 0, bytes([0b00011011]), struct.pack(">H", 1)), [0, 255, 170, 255]),
+        (png(4, 0, bytes([0x5A]), struct.pack(">H", 5)), [255, 170]),
+        (png(8, 0, bytes([7, 90]), struct.pack(">H", 7)), [255, 90]),
+        (png(16, 0, struct.pack(">HH", 1000, 1001), struct.pack(">H", 1000)), [255, 4]),
+        (png(8, 2, bytes([255, 0, 0, 1, 2, 3]), struct.pack(">HHH", 255, 0, 0)), [[255, 255, 255], [1, 2, 3]]),
+        (png(16, 2, struct.pack(">6H", 300, 500, 700, 2560, 0, 0), struct.pack(">HHH", 300, 500, 700)),
+         [[255, 255, 255], [10, 0, 0]]),
+    ],
+)  # fmt: skip
+def test_a_transparent_value_lies_on_white(file: bytes, seen: list[Any]) -> None:
+    """PNG has no alpha channel then, but one gray value or color that is transparent (W3C PNG, tRNS), of its own bits."""
+    wanted = np.array(seen).reshape(len(seen), -1)
+    assert (np.asarray(open_picture(file)).reshape(len(seen), -1) == wanted).all()
 
 
 @pytest.mark.parametrize(("kind", "told"), [(np.float32, "floating-point"), (np.int32, "32-bit whole")])

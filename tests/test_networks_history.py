@@ -23,6 +23,8 @@ from fathom.networks.efficientnet import EfficientNet, SameConv2d, published_nam
 from fathom.networks.lenet import after_filters
 from fathom.networks.residual import Bottleneck, PlainBlock
 from fathom.networks.vit import VisionTransformer
+from fathom.verbs.counting import Undrawn
+from fathom.verbs.listing import listing
 from kit import QUICK, cli
 
 PHOTO = (3, 224, 224)
@@ -81,14 +83,48 @@ def test_at_the_published_size_every_parameter_is_there(
 
 
 def test_the_listing_tells_year_paper_and_published_parameters() -> None:
-    counted = {(name, parameters) for name, *_, parameters in PUBLISHED}
-    for name in HISTORY[1:]:
+    counted = {(name, parameters): (options, shape, classes) for name, options, shape, classes, parameters in PUBLISHED}
+    for name in HISTORY:
         about = networks[name].about
-        assert (name, about["parameters"]) in counted
         assert str(about["year"])[:3] in about["paper"]
+        if name == "perceptron":  # published as a machine, of no fixed size
+            continue
+        options, shape, classes = counted[name, about["parameters"]]
+        at = f"{' x '.join(map(str, shape))}, {classes} classes"
+        if "published" in about:
+            at = ", ".join([*(f"{key}={value}" for key, value in options.items()), at])
+        assert at == about.get("published", "3 x 224 x 224, 1000 classes")
     said = cli("list", "networks").out
     assert "resnet50 (2015)  Sixteen residual bottlenecks" in said
-    assert "    parameters: 25,557,032 as published\n" in said
+    assert "; 25,557,032 as published (3 x 224 x 224, 1000 classes)\n" in said
+
+
+def test_every_network_of_pictures_is_listed_with_its_parameters_at_one_size() -> None:
+    listed = {entry["name"]: entry.get("counted") for entry in listing("networks")}
+    sized = schema((3, 64, 64))
+    takes = [e.name for e in networks if e.about["suits"](sized, 1000) > 0 or e.about.get("takes", lambda _: False)(sized)]
+    assert {*HISTORY, "cnn", "resnet", "speedrun", "pretrained"} <= {*takes}
+    for name in takes:
+        if name == "layers":
+            assert listed[name] is None, "the user writes it"
+            continue
+        assert listed[name]["at"] == "3 x 64 x 64, 10 classes"
+        with torch.device("meta"):
+            assert listed[name]["parameters"] == count(networks[name].build(sized, "model")), name
+    assert listed["perceptron"]["parameters"] == 3 * 64 * 64 * 10 + 10
+    others = {name: sizes["at"] for name, sizes in listed.items() if sizes and name not in takes}
+    pair = {"autoencoder": "3 x 64 x 64", "gan": "3 x 64 x 64", "vae": "3 x 64 x 64"}
+    assert others == {**pair, "detector": "3 x 64 x 64, 10 classes"}
+    said = cli("list", "networks").out
+    assert "    parameters: 122,890 (3 x 64 x 64, 10 classes)\n" in said
+
+
+def test_counting_runs_no_initializer() -> None:
+    with Undrawn():
+        layer = nn.Linear(20_000, 20_000)  # 1.6 GB, if they were touched
+        drawn = nn.init.trunc_normal_(torch.empty(3), std=0.02)
+    assert count(layer) == 20_000**2 + 20_000
+    assert drawn.shape == (3,)
 
 
 def test_none_is_chosen_unasked() -> None:

@@ -192,7 +192,7 @@ def test_every_odd_file_is_listed_with_its_path_and_reason(tmp_path: Path) -> No
     assert said.code == 0, said.err
     assert "No class, for want of a picture in the folder: bird" in said.err
     assert "4 rows are left out" in said.err
-    assert "1 row read in part" in said.err
+    assert "1 row to look at" in said.err
     assert "moving.gif: it holds several pictures, of which the first is taken" in said.err
     assert "10 x 16" in said.err
     answered = cli("predict", "runs/odd", "photos/dog/moving.gif", "photos/cat/0.png", "--json")

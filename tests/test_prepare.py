@@ -142,8 +142,8 @@ def test_an_animation_is_read_by_its_first_picture_and_told(photos: Path) -> Non
     frames[0].save(photos / "cat" / "moving.gif", save_all=True, append_images=frames[1:])
     for _ in range(2):
         prepared = read(photos)
-        (note,) = (note for note in prepared.notes if "read in part" in note)
-        assert note.startswith("1 row read in part: ")
+        (note,) = (note for note in prepared.notes if "several pictures" in note)
+        assert note.startswith("1 row to look at, ")
         assert note.endswith("moving.gif: it holds several pictures, of which the first is taken.")
         row = prepared.columns["image"].to_pylist().index(str(photos / "cat" / "moving.gif"))
         assert prepared.store.columns["image"][row].float().mean((1, 2)).tolist() == [255.0, 0.0, 0.0]  # type: ignore[index]
@@ -220,7 +220,7 @@ def test_bad_rows_are_left_out_and_named(photos: Path) -> None:
     ):
         read(photos)
     prepared = read(photos, bad_rows=0.1)
-    assert any("1 rows are left out" in note and "2.png" in note for note in prepared.notes)
+    assert any("1 row is left out" in note and "2.png" in note for note in prepared.notes)
     left = np.concatenate(list(prepared.splits.values()))
     assert len(left) == ROWS - 1
     name = next(iter(prepared.schema.inputs.values())).columns[0]
@@ -233,6 +233,12 @@ def test_limit_draws_rows_by_the_seed(photos: Path) -> None:
     assert sum(map(len, prepared.splits.values())) == 20
     assert any("Only 20 rows are used" in note for note in prepared.notes)
     assert read(photos, limit=20).fingerprint == prepared.fingerprint
+    numbers = [prepared.number(row) for row in range(20)]
+    assert numbers != list(range(1, 21)), "the limit has drawn"
+    every = read(photos)
+    assert [every.number(row) for row in (0, 5)] == [1, 6]
+    name = next(iter(prepared.schema.inputs.values())).columns[0]
+    assert all(every.columns[name][number - 1] == prepared.columns[name][row] for row, number in enumerate(numbers))
     assert len(read(photos, limit=4000).store) == ROWS
 
 

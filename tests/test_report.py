@@ -685,6 +685,44 @@ def chart_labels(page: Page) -> list[str]:
     return [item["aria-label"] or "" for item in page.all("div") if item.get("role") == "img"]
 
 
+def test_stages_have_their_names_and_rates(tmp_path: Path) -> None:
+    lines = [{**line, "epoch": at, "stage": stage} for line, (at, stage) in zip(
+        epochs(5), [(1, 0), (1.6, 0), (2.6, 1), (3.6, 1), (4, 1)], strict=True)]  # fmt: skip
+    stages = [
+        {"name": "head", "steps": 8, "augment": False, "rates": {"*": 0.0, "head.*": 1.0}},
+        {"name": HOSTILE, "steps": 12, "rates": {"*": 0.03, "body.0.*": 0.005003, "body.norm.*": 0.0, "head.*": 0.1}},
+    ]
+    results = {**digits_results(), "kept": "last weights, epoch 4", "kept_epoch": 4}
+    page = Page(write_report(make_run(tmp_path, results, lines=lines, recipe={**RECIPE, "stage": stages})))
+    safe(page)
+    assert "head not augmented 8 head.* × 1, all others frozen" in page.text
+    assert "head.* × 0.1, body.0.* × 0.005, body.norm.* frozen, all others × 0.03" in page.text
+    assert "lowest at epoch 4 of 4" in page.text
+    assert "Loss over 4 epochs" in " ".join(chart_labels(page))
+    flags = {item["style"] for item in page.all("span") if (item.get("class") or "").startswith("flag")}
+    assert flags == {"left:20.0%", "left:100.0%"}, "the second stage begins where the first one ended, after 1.6 epochs"
+
+
+def test_one_epoch_is_drawn_as_dots(tmp_path: Path) -> None:
+    page = Page(write_report(make_run(tmp_path, digits_results(), lines=epochs(1))))
+    assert len([item for item in page.all("path") if item.get("class") == "dot"]) >= 4
+    assert "Loss over 1 epoch:" in " ".join(chart_labels(page))
+
+
+def test_what_is_told_twice_or_ties_is_not_emphasized() -> None:
+    """Of many classes recall is the balanced accuracy; where all models show one figure none is the best."""
+    results = digits_results()
+    for table in (results["test"], *results["baseline"].values()):
+        table |= {"recall": table["balanced_accuracy"], "map75": {"value": 0.0001, "low": 0.0, "high": 0.001}}
+    results["test"]["map75"]["value"] = 0.0002
+    rows = {row.metric: row for row in result_table(results)}
+    assert "recall" not in rows
+    assert not any(cell.best for cell in rows["map75"].cells)
+    assert [cell.best for cell in rows["accuracy"].cells] == [True, False, False]
+    results["targets"]["label"] = category(["no", "yes"])
+    assert "recall" in {row.metric for row in result_table(results)}
+
+
 def test_several_targets(tmp_path: Path) -> None:
     results = digits_results()
     results["targets"]["price"] = housing_results()["targets"]["price"]

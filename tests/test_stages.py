@@ -157,6 +157,13 @@ def test_fit_trains_the_stages_and_writes_their_steps() -> None:
     assert made.recipe.training.epochs is None
     assert made.history[-1]["step"] == sum(steps)
     assert {line["stage"] for line in made.history} == {0, 1}
+    epochs = round(2 + 3 / per_epoch, 2)
+    assert made.history[-1]["epoch"] == epochs
+    page = made.report().read_text("utf-8")
+    assert f"Loss over {epochs:g} epochs" in page
+    assert "head.* × 1, all others frozen" in page
+    assert "hidden.* × 0.5, all others × 1" in page
+    assert ">stage all<" in page
     again = fathom.fit(frame(), recipe=made.path / "recipe.toml")
     assert again.results["test"] == made.results["test"], "the written recipe repeats the run"
 

@@ -151,14 +151,8 @@ def test_another_network_is_refused_unless_it_fits(first: Path) -> None:
     task = task_from(first, channels=[4, 8, 16])  # five parts of seven are those of the run
     assert "Taken over: 36 of 56 tensors" in task.began[0]
     head, everything = task.recipe.stage
-    assert list(head.rates) == [
-        "*",
-        "body.8.0.*",
-        "body.8.1.*",
-        *[g for g in head.rates if g.startswith("body.11")],
-        "head.*",
-    ]
-    assert everything.rates["body.8.0.*"] == 1.0, "what is new in the body learns as fast as the head"
+    assert list(head.rates) == ["*", "body.8.*", "body.11.*", "head.*"], "the largest parts that are all new"
+    assert everything.rates["body.8.*"] == 1.0, "what is new in the body learns as fast as the head"
 
 
 def test_a_model_folder_does_as_well_and_damage_is_told(earlier: Path) -> None:

@@ -10,13 +10,13 @@ import inspect
 import json
 import keyword
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any
 
 import typer
 
-from fathom.core.errors import FathomError
+from fathom.core.errors import FathomError, count_text
 from fathom.core.flags import FLAGS
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ Keys = Annotated[
     typer.Argument(metavar="section.key=value", help="Any key of the recipe.", show_default=False),
 ]
 NOTES = 5  # of the answers' notes are shown
+FAULTS = 20  # of the inputs that cannot be read
 Download = Annotated[bool, typer.Option("--download", help="Fetch a built-in set that is not on this machine.")]
 
 
@@ -228,20 +229,21 @@ def predict(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", help="Write a .csv, .parquet or .json file; of boxes and pictures also .png or a folder.",
+            "--output", "-o", help="Write a .csv, .parquet or .json file; boxes and pictures also into a .png, .jpg or folder.",
             show_default=False,
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Answer new inputs, with confidence."""
+    """Answer new inputs, with confidence. Boxes found in a.jpg are also drawn, into a-boxes.jpg in the current folder."""
     from pathlib import Path
 
-    from fathom.verbs.drawing import is_drawn
-    from fathom.verbs.predict import check_place, write_answers
+    from fathom.verbs.drawing import are_boxes, classes_of, draw_here, is_drawn
+    from fathom.verbs.predict import check_place, left_out, parted, write_answers
     from fathom.verbs.predict import predict as answer
     from fathom.verbs.rebuild import rebuilt, wanted
     from fathom.verbs.rebuild import write as write_pictures
+    from fathom.verbs.result import load
 
     if output and wanted(run, Path(output)):
         files = write_pictures(*rebuilt(run, *inputs), Path(output), inputs)
@@ -251,16 +253,39 @@ def predict(
         check_place(run, Path(output), inputs)
     with ExitStack() as stack:
         answers = answer(run, *[stack.enter_context(piped()) if word == "-" else word for word in inputs])
+    for told in left_out(run, inputs):
+        say(f"Note      {told}")
+    good, bad = parted(answers)
+    classes = classes_of(load(run).schema) if are_boxes(good) else ()
+    for line in bad[:FAULTS]:
+        say(f"Bad       {line['input']}: {line['error']}")
+    if len(bad) > FAULTS:
+        say(f"Bad       and {len(bad) - FAULTS:,} more; --json and -o FILE list all.")
     noted = [line for line in answers if "note" in line]
     for line in noted[:NOTES]:
         say(f"Note      {line['input']}: {line['note']}")
     if len(noted) > NOTES:
         say(f"Note      and {len(noted) - NOTES} more; --json shows all.")
     if output:
-        write_answers(answers, Path(output))
-        say(f"{len(answers)} answer{'s' * (len(answers) != 1)} written to {output}")
-    if as_json or not output or is_drawn(answers, Path(output)):
-        show(answers, as_json, "answers")
+        write_answers(answers, Path(output), classes)
+        say(f"{_how_many(good)} written to {output}")
+    if as_json or not output or is_drawn(good, Path(output)):
+        show(answers if as_json else good, as_json, "answers")
+    if are_boxes(good) and not output and not as_json:
+        for told in draw_here(good, inputs, classes):
+            say(told)
+    if bad:
+        say(f"{count_text(len(bad), 'input')} of {len(answers):,} could not be read; the others are answered.")
+        raise typer.Exit(FathomError.exit_code)
+
+
+def _how_many(answers: Sequence[dict[str, Any]]) -> str:
+    """How many answers there are, and of boxes how many of these."""
+    from fathom.verbs.drawing import are_boxes
+
+    told = count_text(len(answers), "answer")
+    boxes = sum(len(answer["answer"]) for answer in answers) if are_boxes(answers) else None
+    return told if boxes is None else f"{told} ({'1 box' if boxes == 1 else f'{boxes:,} boxes'})"
 
 
 @app.command()

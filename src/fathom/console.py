@@ -207,6 +207,7 @@ def duration(seconds: float) -> str:
 
 
 HIDDEN = {"probabilities", "columns"}  # of an answer: more than a line holds; --json shows them
+NOTE = "note"  # of an answer: the command line tells it in a line of its own
 
 
 def print_answers(answers: Sequence[dict[str, Any]]) -> None:
@@ -216,11 +217,34 @@ def print_answers(answers: Sequence[dict[str, Any]]) -> None:
 
     flat = drawing.shown(answers) if drawing.are_boxes(answers) else [flatten(dict(answer)) for answer in answers]
     every = dict.fromkeys(name for row in flat for name in row)
-    names = [name for name in every if not HIDDEN & set(name.split(".")[:-1])]
-    shown = table(*names)
-    for row in flat:
-        shown.add_row(*[_cell(row.get(name, "")) for name in names])
-    console().print(shown)
+    names = [name for name in every if name != NOTE and not HIDDEN & set(name.split(".")[:-1])]
+    lines = [{name: _cell(row.get(name, "")) for name in names} for row in flat]
+    screen = console()
+    shown, room = table(*names), _left_for("input", lines, names, screen.width)
+    for column, name in zip(shown.columns, names, strict=True):
+        column.no_wrap = name == "input" or (room >= LEAST and _widest(lines, name) <= WORD)
+    for line in lines:
+        shown.add_row(*[_end(cell, max(room, LEAST)) if name == "input" else cell for name, cell in line.items()])
+    screen.print(shown)
+
+
+WORD = 24  # characters; a cell of more may stand in several lines
+LEAST = 12  # characters that the end of a path keeps
+GAP = 3  # between columns, and at the edges
+
+
+def _widest(lines: Sequence[Mapping[str, str]], name: str) -> int:
+    return max(len(name), *[len(line[name]) for line in lines]) if lines else len(name)
+
+
+def _left_for(wanted: str, lines: Sequence[Mapping[str, str]], names: Sequence[str], width: int) -> int:
+    """The characters that a column may take once all others have theirs: what is answered is told whole."""
+    return width - GAP - sum(min(_widest(lines, name), WORD) + GAP for name in names if name != wanted)
+
+
+def _end(path: str, most: int) -> str:
+    """The end of a path, which tells one file from another, where the whole is too long."""
+    return path if len(path) <= most else f"...{path[3 - most:]}"
 
 
 def _cell(value: Any) -> str:
@@ -299,14 +323,24 @@ def print_listing(entries: Sequence[Mapping[str, Any]]) -> None:
         for key, sign in (("pros", "+"), ("cons", "-"), ("paper", "paper:")):
             if entry.get(key):
                 out.print(f"    {sign} {entry[key]}", soft_wrap=True)
-        if entry.get("parameters"):
-            out.print(f"    parameters: {entry['parameters']:,} as published", soft_wrap=True)
+        if sizes := _parameters(entry):
+            out.print(f"    parameters: {'; '.join(sizes)}", soft_wrap=True)
         for knob in entry["hyperparameters"]:
             default = json_like(knob["default"])
             out.print(f"    {knob['name']}={default}  {knob['help']}", soft_wrap=True, style="dim")
     planned = next((entry["planned"] for entry in entries if entry.get("planned")), None)
     if planned:
         out.print(f"\n{planned}", soft_wrap=True)
+
+
+def _parameters(entry: Mapping[str, Any]) -> list[str]:
+    """How many parameters a network has, and for which pictures."""
+    counted, sizes = entry.get("counted"), []
+    if counted:
+        sizes.append(f"{counted['parameters']:,} ({counted['at']})")
+    if entry.get("parameters"):
+        sizes.append(f"{entry['parameters']:,} as published ({entry.get('published', '3 x 224 x 224, 1000 classes')})")
+    return sizes
 
 
 def json_like(value: Any) -> str:

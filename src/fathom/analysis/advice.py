@@ -57,7 +57,7 @@ def resume(evidence: Evidence) -> Advice | None:
     """The run stopped before it was evaluated."""
     if evidence.results or evidence.is_damaged:
         return None
-    why = f"The run ended after {count_text(len(evidence.lines), 'epoch')}, before it was evaluated."
+    why = f"The run ended after {evidence.length}, before it was evaluated."
     return Advice("Finish this run", why, shlex.join(["fathom", "fit", "--resume", evidence.place]))
 
 
@@ -67,7 +67,7 @@ def lower_the_rate(evidence: Evidence) -> Advice | None:
     if not broken:
         return None
     rate = finite(evidence.setting("training.learning_rate")) or finite(evidence.lines[0].get("rate")) or 1e-3
-    why = f"Training loss was not a finite number at epoch {broken[0]}; most often the steps were too large."
+    why = f"Training loss was not a finite number at epoch {broken[0]:,g}; most often the steps were too large."
     return Advice("Take smaller steps", why, evidence.repeat(f"training.learning_rate={rate / 10:.2g}"))
 
 
@@ -93,7 +93,7 @@ def regularize(evidence: Evidence) -> Advice | None:
     if risen <= max(0.05 * abs(validation[turn]), 0.02 * abs(validation[0])) or train[-1] >= train[turn]:
         return None
     why = (
-        f"Validation loss was lowest at epoch {turn + 1} ({number_text(validation[turn])}) and rose to "
+        f"Validation loss was lowest at epoch {evidence.epochs[turn]:,g} ({number_text(validation[turn])}) and rose to "
         f"{number_text(validation[-1])} while training loss went on falling: it learns the rows by heart."
     )
     return Advice("Regularize more", why, evidence.repeat(*_regularization(evidence)))
@@ -124,7 +124,7 @@ def train_longer(evidence: Evidence) -> Advice | None:
     earlier, last = loss[-1 - quarter], loss[-1]
     if last > 0.95 * earlier or last > 1.01 * min(loss) or train[-1] > train[-1 - quarter]:
         return None
-    epochs = finite(evidence.setting("training.epochs")) or len(evidence.lines)
+    epochs = finite(evidence.setting("training.epochs")) or evidence.epochs[-1]
     why = (
         f"{'Validation' if validation else 'Training'} loss was still falling: "
         f"from {number_text(earlier)} to {number_text(last)} in the last quarter of the run."

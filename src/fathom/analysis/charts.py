@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from fathom.analysis.evidence import Evidence, Table, estimate, filled_bins, kept_epoch, primary_metric
-from fathom.analysis.wording import finite, metric_label, number_text, percent, tick_text
+from fathom.analysis.wording import finite, metric_label, number_text, percent, shorten, tick_text
 from fathom.core.errors import count_text
 
 EPOCHS, POINTS, MATRIX, PAIRS = 400, 2000, 20, 20
@@ -226,44 +226,51 @@ def _curve(
     series = {label: values for label, key in keys.items() if (values := evidence.series(key))}
     if not series:
         return None
-    count = len(evidence.lines)
-    y = axis([value for values in series.values() for value in values])
-    lines = []
+    epochs, y = evidence.epochs, axis([value for values in series.values() for value in values])
+    lines, alone = [], []
     for label in series:
-        found = [(i + 1, finite(evidence.lines[i].get(keys[label]))) for i in thin(count, EPOCHS)]
-        points = [None if value is None else (_epoch_at(epoch, count), y.at(value)) for epoch, value in found]
+        found = [(epochs[i], finite(evidence.lines[i].get(keys[label]))) for i in thin(len(epochs), EPOCHS)]
+        points = [None if value is None else (_epoch_at(epoch, epochs), y.at(value)) for epoch, value in found]
         if any(points):
             lines.append((label, "quiet" if label == "Training" else "strong", path(points)))
+        alone += [point for point in points if point] if len(points) == 1 else []
     last = "; ".join(f"{label.lower()} ends at {text(series[label][-1])}" for label, _, _ in lines)
     title += " (logarithmic)" if y.log else ""
-    summary = f"{title} over {count_text(count, 'epoch')}: {last}."
+    summary = f"{title} over {evidence.length}: {last}."
     return Chart(
-        title, summary, epoch_ticks(count), y.ticks(text), lines, marks=list(marks), x_label="Epoch", shape=shape
-    )
+        title, summary, epoch_ticks(epochs[-1], epochs[0]), y.ticks(text), lines, dots=dot_paths(alone), marks=list(marks),
+        x_label="Epoch", shape=shape,
+    )  # fmt: skip
 
 
-def _epoch_at(epoch: int, count: int) -> float:
-    return 100 * (epoch - 1) / (count - 1) if count > 1 else 50.0
+def _epoch_at(epoch: float, epochs: Sequence[float]) -> float:
+    """Where an epoch stands, 0 to 100, between the first and the last of the epochs."""
+    first, last = epochs[0], epochs[-1]
+    return 100 * (epoch - first) / (last - first) if last > first else 50.0
 
 
-def epoch_ticks(count: int) -> list[tuple[float, str]]:
+def epoch_ticks(last: float, first: float = 1) -> list[tuple[float, str]]:
     """Ticks at the first epoch, at round ones and at the last."""
-    step = max(1, math.ceil(round_step(count / 5)))
-    inner = [epoch for epoch in range(step, count, step) if epoch > 1 and count - epoch > step / 2]
-    return [(round(_epoch_at(epoch, count), 2), f"{epoch:,}") for epoch in dict.fromkeys([1, *inner, count])]
+    step = max(1, math.ceil(round_step(last / 5)))
+    inner = [epoch for epoch in range(step, math.ceil(last), step) if last - epoch > step / 2]
+    inner = [epoch for epoch in inner if epoch > first and (first == 1 or epoch - first > step / 4)]
+    shown = dict.fromkeys([first, *inner, last])
+    return [(round(_epoch_at(epoch, (first, last)), 2), f"{epoch:,g}") for epoch in shown]
 
 
 def _marks(evidence: Evidence) -> list[tuple[float, str]]:
     """The kept epoch, and where a new stage began."""
-    lines, count = evidence.lines, len(evidence.lines)
-    marks = [
-        (round(_epoch_at(i + 1, count), 2), f"stage {lines[i].get('stage', 0) + 1}")
-        for i in range(1, count)
-        if lines[i].get("stage") != lines[i - 1].get("stage")
-    ]
+    lines, epochs = evidence.lines, evidence.epochs
+    names = [str(stage.get("name", "")) for stage in evidence.setting("stage", [])]
+    marks = []
+    for i in range(1, len(lines)):
+        stage = lines[i].get("stage", 0)
+        if stage != lines[i - 1].get("stage", 0):
+            name = names[stage] if stage < len(names) and names[stage] else str(stage + 1)
+            marks.append((round(_epoch_at(epochs[i - 1], epochs), 2), f"stage {shorten(name, 20)}"))
     kept = kept_epoch(evidence.results)
-    if kept and kept <= count:
-        marks.append((round(_epoch_at(kept, count), 2), "kept"))
+    if kept and kept <= epochs[-1]:
+        marks.append((round(_epoch_at(max(kept, epochs[0]), epochs), 2), "kept"))
     return marks
 
 
@@ -387,7 +394,7 @@ def horizon_chart(target: Table) -> Chart | None:
 
     def places(name: str) -> list[tuple[float, float] | None]:
         pairs = zip(steps, found[name], strict=True)
-        return [None if value is None else (_epoch_at(step, last), y.at(value)) for step, value in pairs]
+        return [None if value is None else (_epoch_at(step, (1, last)), y.at(value)) for step, value in pairs]
 
     words = "; ".join(f"{name} {number_text(found[name][0])} to {number_text(found[name][-1])}" for name in shown)
     return Chart(

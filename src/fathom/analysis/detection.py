@@ -29,7 +29,11 @@ from fathom.fields import box_metrics
 CLASS_MEANS, FREQUENT = "mean box of each class", "most frequent boxes"
 HIT = 0.5  # intersection over union
 TRIED = 400  # training boxes of a class that may be the most frequent ones, at even steps through all
-COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#469990", "#9a6324")
+COLORS = (  # of classes, in their order; the ones that differ most come first
+    "#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#469990", "#9a6324",
+    "#ffe119", "#000075", "#fabed4", "#800000", "#aaffc3", "#808000", "#dcbeff", "#ffd8b1", "#a9a9a9", "#004d40",
+)  # fmt: skip
+LIGHT = 140  # of 255; words on a color that is lighter are black
 TRUTH = "#ffffff"
 
 Box = tuple[str, float, float, float, float, float | None]  # label, corners in shares, confidence
@@ -113,11 +117,11 @@ def details(item: Field, output: Tensor, target: Tensor) -> dict[str, Any]:
         target: (N, M, 5).
 
     Returns:
-        kind, confidence (from which a box is answered) and detected: of each class its name, boxes, average precision
+        kind, confidence (from which a box is answered) and detected: of each class its name, color, boxes, average precision
         (the mean over overlaps, at 0.5 and at 0.75), and precision and recall of what is answered, at 0.5.
     """
     names, confidence = item.state["classes"], float(item.confidence)  # type: ignore[attr-defined]
-    lines = []
+    lines, colors = [], colors_of(names)
     answered = _answered(output, confidence)
     judged = zip(names, *(box_metrics.matches(rows, target, len(names)) for rows in (output, answered)), strict=True)
     for name, all_of_it, said in judged:
@@ -126,6 +130,7 @@ def details(item: Field, output: Tensor, target: Tensor) -> dict[str, Any]:
         lines.append(
             {
                 "name": name,
+                "color": colors[name][0],
                 "boxes": count,
                 "ap": _known(float(np.mean(precision))),
                 "ap50": _known(precision[0]),
@@ -178,13 +183,15 @@ def in_words(boxes: Tensor, names: Sequence[str]) -> str:
 # Drawings
 
 
-def drawn(picture: Any, answer: Sequence[Box], truth: Sequence[Box] = ()) -> Any:
+def drawn(picture: Any, answer: Sequence[Box], truth: Sequence[Box] = (), classes: Sequence[str] = ()) -> Any:
     """A copy of a picture with boxes: answers in the color of their class with label and confidence, the truth in white.
 
     Args:
         picture: a Pillow image.
         answer: boxes with corners in shares of the picture.
         truth: boxes that a person drew.
+        classes: all that can be answered, in their order, so that each has its own color in every picture; those of the
+            answer where none are given.
 
     Returns:
         A Pillow image in RGB.
@@ -194,18 +201,56 @@ def drawn(picture: Any, answer: Sequence[Box], truth: Sequence[Box] = ()) -> Any
     made = picture.convert("RGB")
     pen, line = ImageDraw.Draw(made), max(1, round(max(made.size) / 320))
     font = ImageFont.load_default(size=max(9, round(max(made.size) / 50)))
+    colors = colors_of(list(dict.fromkeys([*classes, *sorted({box[0] for box in answer})])))
     for box in truth:
         pen.rectangle(_corners(box, made.size), outline=TRUTH, width=line)
     for box in sorted(answer, key=lambda box: box[5] or 0.0):  # the surest on top
-        color = COLORS[sum(map(ord, box[0])) % len(COLORS)]
+        color, ink = colors[box[0]]
         x1, y1, x2, y2 = _corners(box, made.size)
         pen.rectangle((x1, y1, x2, y2), outline=color, width=line)
         words = box[0] if box[5] is None else f"{box[0]} {box[5]:.2f}"
         across, up = pen.textbbox((0, 0), words, font=font)[2:]
         place = (min(x1, max(0, made.width - across - 2)), y1 - up - 2 if y1 >= up + 2 else y1)
         pen.rectangle((*place, place[0] + across + 2, place[1] + up + 2), fill=color)
-        pen.text((place[0] + 1, place[1]), words, fill="white", font=font)
+        pen.text((place[0] + 1, place[1]), words, fill=ink, font=font)
     return made
+
+
+def outlined(picture: Any, answer: Sequence[Box], truth: Sequence[Box], classes: Sequence[str]) -> Any:
+    """A copy of a small picture with boxes and no words, which would hide it; a legend beside tells the colors.
+
+    Args:
+        picture: a Pillow image.
+        answer: boxes with corners in shares of the picture, drawn in the colors of their classes.
+        truth: boxes that a person drew, in white within black, so that they show on every ground.
+        classes: all that can be answered, in their order.
+
+    Returns:
+        A Pillow image in RGB, the colors of the boxes exact.
+    """
+    from PIL import ImageDraw
+
+    made = picture.convert("RGB")
+    pen, colors = ImageDraw.Draw(made), colors_of(classes)
+    for box in truth:
+        x1, y1, x2, y2 = _corners(box, made.size)
+        pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black")
+        pen.rectangle((x1, y1, x2, y2), outline=TRUTH, width=2)
+    for box in sorted(answer, key=lambda box: box[5] or 0.0):
+        pen.rectangle(_corners(box, made.size), outline=colors[box[0]][0], width=2)
+    return made
+
+
+def colors_of(classes: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Class -> its color, and black or white for words on it; the colors come again after twenty classes."""
+    from PIL import ImageColor
+
+    found = {}
+    for place, name in enumerate(classes):
+        color = COLORS[place % len(COLORS)]
+        red, green, blue = ImageColor.getrgb(color)[:3]
+        found[name] = (color, "black" if 0.299 * red + 0.587 * green + 0.114 * blue > LIGHT else "white")
+    return found
 
 
 def _corners(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:

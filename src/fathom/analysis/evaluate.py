@@ -404,7 +404,7 @@ def _told(table: Table, schema: Schema, order: bool) -> Table:
 
 
 def mistakes(outputs: Batch, data: TensorSet, schema: Schema, count: int = MISTAKES) -> list[dict[str, Any]]:
-    """The worst rows: wrong answers by their loss, numbers by their distance. Several targets take turns.
+    """The worst rows: wrong answers, the surest first, numbers by their distance. Several targets take turns.
 
     Returns:
         row (of `data`), target, truth, answer, confidence (None for numbers) of each; "at" of a forecast is the moment.
@@ -782,7 +782,7 @@ Told = list[tuple[int, dict[str, Any]]]  # row and what it says
 
 
 def _largest(loss: Tensor, wrong: Tensor, count: int) -> list[int]:
-    """The wrong rows by falling loss, at most `count`."""
+    """The wrong rows by falling loss or confidence, at most `count`."""
     order = torch.where(wrong, loss, -torch.inf).argsort(descending=True, stable=True)
     return order[: min(count, int(wrong.sum()))].tolist()
 
@@ -792,7 +792,7 @@ def _worst_classes(item: Field, output: Tensor, target: Tensor, count: int) -> T
     truth = target.argmax(1) if target.ndim == 2 else target.long()
     logs = output.double().log_softmax(1)  # (N, K)
     confidence, answer = logs.exp().max(1)
-    rows = _largest(-logs.gather(1, truth[:, None])[:, 0], answer != truth, count)
+    rows = _largest(confidence, answer != truth, count)
     return [
         (
             row,

@@ -13,6 +13,7 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,10 +83,28 @@ class Evidence:
         """The finite values of one number over the epochs."""
         return [value for line in self.lines if (value := finite(line.get(name))) is not None]
 
-    def broken_epochs(self) -> list[int]:
+    @property
+    def epochs(self) -> list[float]:
+        """The epoch at which each line was written; where a stage ended within one it is no whole number."""
+        told = [finite(line.get("epoch")) for line in self.lines]
+        known = [_whole(epoch) for epoch in told if epoch is not None]
+        rising = all(one < other for one, other in pairwise(known))
+        return known if rising and len(known) == len(told) else list(range(1, len(told) + 1))
+
+    def broken_epochs(self) -> list[float]:
         """The epochs whose training loss was not a finite number."""
-        losses = [line.get("train/loss", 0.0) for line in self.lines]
-        return [epoch for epoch, loss in enumerate(losses, 1) if finite(loss) is None]
+        pairs = zip(self.epochs, self.lines, strict=True)
+        return [epoch for epoch, line in pairs if finite(line.get("train/loss", 0.0)) is None]
+
+    @property
+    def length(self) -> str:
+        """How many epochs were finished, in words."""
+        done = self.epochs[-1] if self.lines else 0
+        return f"{done:,g} epoch{'s' * (done != 1)}"
+
+
+def _whole(number: float) -> float:
+    return int(number) if number.is_integer() else number
 
 
 def read_evidence(folder: RunFolder) -> Evidence:
@@ -165,10 +184,10 @@ def is_better(results: Table) -> bool | None:
 # ---- the weights that are deployed
 
 
-def kept_epoch(results: Table) -> int | None:
+def kept_epoch(results: Table) -> float | None:
     """The epoch whose weights are deployed, where the results name one."""
     epoch = finite(results.get("kept_epoch"))
-    return None if epoch is None else int(epoch)
+    return None if epoch is None else _whole(epoch)
 
 
 class Calibration(NamedTuple):

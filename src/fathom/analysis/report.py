@@ -88,7 +88,7 @@ BUDGETS = ((600_000, 12), (150_000, 12), (0, 3), (0, 1))
 MODELS, METRICS, COLUMNS, MISTAKES, VALUES, CLASSES = 12, 40, 24, 24, 8, 200
 ERRORS = ("rmse", "mae", "rmse_to", "mae_to")  # of a forecast at each step ahead
 FIELDS, LAYERS, NOTES, ENTRIES, RIVALS, TEXT = 40, 200, 40, 80, 8, 60_000
-EXAMPLES, SAMPLE = 12, 2_000
+EXAMPLES, SAMPLE, STAGES = 12, 2_000, 20
 
 
 def write_report(folder: RunFolder) -> Path:
@@ -128,6 +128,7 @@ def view(evidence: Evidence, pictures: int = BUDGETS[0][0], most_targets: int = 
     results = evidence.results
     rows = result_table(results)
     targets = list(results.get("targets", {}).items())
+    shown = [target_view(name, target, pictures // 2) for name, target in targets[:most_targets]]
     return {
         "name": evidence.name,
         "place": evidence.place,
@@ -144,12 +145,13 @@ def view(evidence: Evidence, pictures: int = BUDGETS[0][0], most_targets: int = 
         "asked": asked(evidence),
         "charts": curves(evidence),
         "training": training_sentence(evidence),
+        "stages": stage_rows(evidence),
         "epochs": epoch_table(evidence),
-        "targets": [target_view(name, target, pictures // 2) for name, target in targets[:most_targets]],
+        "targets": shown,
         "sample": shorten(str(results.get("sample") or ""), SAMPLE),
         "more_targets": [name for name, _ in targets[most_targets:]],
         "early": early_view(results),
-        "mistakes": mistakes(results, pictures // 2 if any(target.get("pictures") for _, target in targets) else pictures),
+        "mistakes": mistakes(results, pictures - sum(len(item["picture"]) for part in shown for item in part["pictures"])),
         "memory": memory_view(results),
         "network": network(results),
         "recipe": evidence.recipe_text[:TEXT],
@@ -221,8 +223,17 @@ def result_table(results: Table) -> list[ResultRow]:
     """
     test, baselines, primary = results.get("test", {}), results.get("baseline", {}), primary_metric(results)
     models = {"network": test, **{name: baselines[name] for name in ranked(baselines, primary)}}
-    names = sorted(test, key=lambda name: name != primary)
+    names = sorted((name for name in test if not _told_twice(name, results)), key=lambda name: name != primary)
     return [_result_row(name, models, name == primary) for name in names]
+
+
+def _told_twice(metric: str, results: Table) -> bool:
+    """Whether this is the recall of many classes, which is their balanced accuracy; that of one class is told."""
+    target, _, name = metric.rpartition(".")
+    targets = results.get("targets", {})
+    told = targets.get(target, {}) if target else next(iter(targets.values()), {})
+    balanced = f"{target}.balanced_accuracy".lstrip(".")
+    return name == "recall" and balanced in results["test"] and len(told.get("classes") or []) > 2
 
 
 def _result_row(metric: str, models: Mapping[str, Table], primary: bool) -> ResultRow:
@@ -230,9 +241,9 @@ def _result_row(metric: str, models: Mapping[str, Table], primary: bool) -> Resu
     values = [value for value, _, _ in found.values() if value is not None]
     best = min((badness(metric, value) for value in values), default=math.inf)
     axis = _scale(metric, list(found.values()))
-    cells = []
+    cells, differ = [], len({metric_text(metric, value) for value in values}) > 1
     for model, (value, low, high) in found.items():
-        is_best = len(values) > 1 and value is not None and badness(metric, value) == best
+        is_best = differ and value is not None and badness(metric, value) == best
         text, interval = metric_text(metric, value), interval_text(metric, low, high)
         cells.append(Cell(model, value, text, interval, is_best, *_place(axis, value, low, high)))
     return ResultRow(metric, metric_label(metric), primary, cells, axis)
@@ -284,7 +295,7 @@ def headline(evidence: Evidence, rows: Sequence[ResultRow]) -> dict[str, Any]:
 
 
 def _no_headline(evidence: Evidence) -> dict[str, Any]:
-    done = count_text(len(evidence.lines), "epoch") if evidence.lines else "no epoch"
+    done = evidence.length if evidence.lines else "no epoch"
     figure = "Not evaluated" if evidence.results else "Not finished"
     lead = f"The run ended after {done}; nothing has been tested yet."
     if evidence.is_damaged:
@@ -344,14 +355,17 @@ def described(item: Table) -> str:
 def training_sentence(evidence: Evidence) -> str:
     """What was kept, and when the validation loss was lowest."""
     losses, epochs = evidence.series("validation/loss"), len(evidence.lines)
-    parts = []
+    parts: list[str] = []
     if evidence.results.get("members"):
         parts.append("The curves are those of the member that is deployed.")
     if evidence.is_game:
         parts.append("Two networks play against each other, so neither loss says how good the pictures are.")
     elif losses:
-        lowest, least = losses.index(min(losses)) + 1, number_text(min(losses))
-        parts.append(f"Validation loss was lowest at epoch {lowest} of {epochs:,} ({least}).")
+        least = min(losses)
+        lowest = next(
+            epoch for epoch, line in zip(evidence.epochs, evidence.lines, strict=True) if line.get("validation/loss") == least
+        )
+        parts.append(f"Validation loss was lowest at epoch {lowest:,g} of {evidence.epochs[-1]:,g} ({number_text(least)}).")
     if evidence.results.get("kept"):
         parts.append(f"Kept: {shorten(evidence.results['kept'], 200)}.")
     broken = len(evidence.broken_epochs())
@@ -362,6 +376,35 @@ def training_sentence(evidence: Evidence) -> str:
     return " ".join(parts)
 
 
+def stage_rows(evidence: Evidence) -> list[dict[str, Any]]:
+    """The stages of a run that has several: name, steps, and which parameters learn how fast."""
+    stages = list(evidence.setting("stage", []))
+    if len(stages) < 2:
+        return []
+    return [
+        {
+            "name": str(stage.get("name", "")) or f"stage {number}",
+            "steps": stage.get("steps"),
+            "augmented": stage.get("augment", True),
+            "rates": _rates(stage.get("rates") or {}),
+        }
+        for number, stage in enumerate(stages[:STAGES], 1)
+    ]
+
+
+def _rates(rates: Table) -> str:
+    """Patterns of parameters and the multiple of the learning rate that each learns at, the fastest first."""
+    found = sorted(rates.items(), key=lambda item: (item[0] == "*", -(finite(item[1]) or 0.0)))
+    words = [f"{shorten(glob, 60) if glob != '*' else 'all others'} {_multiple(rate)}" for glob, rate in found]
+    more = f" and {len(words) - COLUMNS} more" if len(words) > COLUMNS else ""
+    return ", ".join(words[:COLUMNS]) + more
+
+
+def _multiple(rate: Any) -> str:
+    """How fast something learns."""
+    return f"× {float(f'{rate:.2g}'):g}" if finite(rate) else "frozen"
+
+
 def epoch_table(evidence: Evidence) -> dict[str, Any]:
     """The numbers behind the curves."""
     lines = evidence.lines
@@ -369,7 +412,7 @@ def epoch_table(evidence: Evidence) -> dict[str, Any]:
     shown = thin(len(lines), 100)
     return {
         "heads": [_column_head(key) for key in keys[:COLUMNS]],
-        "rows": [[i + 1, *(number_text(lines[i].get(key)) for key in keys[:COLUMNS])] for i in shown],
+        "rows": [[f"{evidence.epochs[i]:,g}", *(number_text(lines[i].get(key)) for key in keys[:COLUMNS])] for i in shown],
         "all": len(shown) == len(lines) and len(keys) <= COLUMNS,
     }
 
@@ -393,7 +436,7 @@ def target_view(name: str, target: Table, budget: int) -> dict[str, Any]:
         "made": target.get("kind") == "image_sample",
         "examples": examples(target),
         "detected": detected(target),
-        "pictures": fitting(target.get("pictures") or [], budget),
+        "pictures": named_pictures(target, budget),
         "shown": shown_figures(target, budget),
         **class_rows(target),
     }
@@ -426,9 +469,13 @@ def detected(target: Table) -> dict[str, Any] | None:
     """Average precision of each class of boxes, and how right the answered ones are; None for other targets."""
     lines = [
         only(item, "name", "boxes", "ap", "ap50", "ap75", "answered", "precision", "recall")
+        | {"color": COLOR.fullmatch(str(item.get("color"))) and item["color"]}
         for item in target.get("detected") or []
     ]
     return {"lines": lines[:CLASSES], "confidence": target.get("confidence"), "all": len(lines)} if lines else None
+
+
+COLOR = re.compile(r"#[0-9a-f]{6}")
 
 
 def fitting(pictures: Sequence[str], budget: int) -> list[str]:
@@ -439,6 +486,13 @@ def fitting(pictures: Sequence[str], budget: int) -> list[str]:
             shown.append(picture)
             budget -= len(picture)
     return shown
+
+
+def named_pictures(target: Table, budget: int) -> list[dict[str, str]]:
+    """Pictures with their names, as far as the budget of bytes goes."""
+    told = [item for item in target.get("pictures") or [] if isinstance(item, Mapping)]
+    found = {str(item.get("picture")): str(item.get("name")) for item in told}
+    return [{"picture": picture, "name": found[picture]} for picture in fitting(list(found), budget)]
 
 
 def shown_figures(target: Table, budget: int) -> list[dict[str, str]]:
@@ -597,10 +651,12 @@ PNG = re.compile(r"data:image/png;base64,iVBORw0KGgo[A-Za-z0-9+/]{21,}={0,2}")
 def mistakes(results: Table, budget: int) -> dict[str, Any]:
     """The worst mistakes with their pictures, as far as the budget of bytes goes, or their values."""
     found = list(results.get("mistakes") or [])
-    cards, left_out = [], 0
+    cards, left_out, strange = [], 0, 0
     for item in found[:MISTAKES]:
         picture = item.get("picture") or ""
-        if picture and (len(picture) > budget or not PNG.fullmatch(picture)):
+        if picture and not PNG.fullmatch(picture):
+            picture, strange = "", strange + 1
+        if len(picture) > budget:
             picture, left_out = "", left_out + 1
         budget -= len(picture)
         values = [(str(name), shorten(value, 60)) for name, value in (item.get("values") or {}).items()]
@@ -614,7 +670,7 @@ def mistakes(results: Table, budget: int) -> dict[str, Any]:
                 "off": _off(item),
             }
         )
-    return {"cards": cards, "more": max(0, len(found) - MISTAKES), "left_out": left_out}
+    return {"cards": cards, "more": max(0, len(found) - MISTAKES), "left_out": left_out, "strange": strange}
 
 
 def _is_small(picture: str) -> bool:

@@ -54,7 +54,7 @@ def told(rows: Sequence[BadRow], file: str = FILE) -> list[str]:
         file: in the run's folder, which is to list them.
     """
     out = [row for row in rows if not row.used]
-    notes = [f"{count_text(len(out), 'row')} left out: {named(out)}."] if out else []
+    notes = [f"{count_text(len(out), 'row')} {'is' if len(out) == 1 else 'are'} left out: {named(out)}."] if out else []
     for reason in dict.fromkeys(row.reason for row in rows if row.used):
         alike = [row for row in rows if row.used and row.reason == reason]
         first = alike[0].path if len(alike) == 1 else f"the first {alike[0].path}"
@@ -75,8 +75,13 @@ def write(path: Path, rows: Sequence[BadRow]) -> None:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["path", "reason", "used"])
-    writer.writerows([row.path, row.reason, "yes" if row.used else "no"] for row in rows)
+    writer.writerows([_as_path(row.path), row.reason, "yes" if row.used else "no"] for row in rows)
     write_atomic(path, text.getvalue().encode())
+
+
+def _as_path(path: str) -> str:
+    """The same path, so written that no spreadsheet runs it as a formula."""
+    return f"./{path}" if path.startswith(("=", "+", "-", "@")) else path
 
 
 class BadRowsError(DataError):

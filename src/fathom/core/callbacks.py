@@ -126,10 +126,12 @@ class History(Watcher):
 def passes(steps: int, every: int) -> float:
     """The epochs that so many steps are, of the whole run: a stage may end within one.
 
-    >>> passes(20, 10), passes(8, 10)
-    (2, 0.8)
+    >>> passes(20, 10), passes(8, 10), passes(2, 1_500)
+    (2, 0.8, 0.0013)
     """
-    return steps // every if steps % every == 0 else round(steps / every, 2)
+    if steps % every == 0:
+        return steps // every
+    return round(steps / every, 2) if steps > every else float(f"{steps / every:.2g}")
 
 
 def finite(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,6 +96,14 @@ class Field(Configured, ABC):
         """
         raise DataError(self._no_target())
 
+    def beside(self, inputs: Mapping[str, Field]) -> None:
+        """Told of the inputs that this target stands beside, before any of them is fitted; nothing of most kinds.
+
+        Args:
+            inputs: the ones that will be fitted; a source's own may have been made anew with other options since.
+        """
+        return None
+
     @abstractmethod
     def fit(self, chunks: Iterable[Columns]) -> None:
         """Learn the state from the training rows, which come in chunks."""

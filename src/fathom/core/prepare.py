@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import BufferedRandom
 from pathlib import Path
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from fathom.core import split
+from fathom.core.bad_rows import BadRow, BadRowsError, told
 from fathom.core.contract import Columns, Field, Index, Ragged, Schema, Source, TensorSet
 from fathom.core.environments import Environment
 from fathom.core.errors import DataError, RowFaults, RunError, count_text
@@ -44,7 +45,7 @@ from fathom.core.tensors import WEIGHT, Column, Encoded, Windows, row_hashes, to
 PARTS = ("train", "validation", "test")
 MEASURED = 2_000  # training rows that fields measure, mean and spread of pictures say
 MOST_MEASURED = 1 << 27  # values of these rows, so that large pictures fit into memory
-ENCODING = 2  # raised when pictures are decoded differently; what is cached is then decoded anew
+ENCODING = 3  # raised when pictures are decoded differently; what is cached is then decoded anew
 
 
 @dataclass
@@ -64,6 +65,8 @@ class Prepared:
         fingerprint: digest of the content of all rows and of what the fields learnt.
         seconds: wall time.
         environment: where an agent acts; it then stands for every part, and there are no rows.
+        bad: rows that are left out, or used and worth a look.
+        numbers: (N,) the place of each row among those of the source, where only some of them are used.
     """
 
     schema: Schema
@@ -79,12 +82,18 @@ class Prepared:
     seconds: float = 0.0
     sets: dict[str, TensorSet] = field(default_factory=dict)
     environment: Environment | None = None
+    bad: list[BadRow] = field(default_factory=list)
+    numbers: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.environment is not None:
             self.sets = dict.fromkeys(PARTS, self.environment)
             return
         self.sets = {name: self.store.subset(torch.from_numpy(index)) for name, index in self.splits.items()}
+
+    def number(self, row: int) -> int:
+        """The number, from 1, under which a row of the store is found in the source."""
+        return _number(self.numbers, row)
 
     def extent(self) -> str:
         """How much there is to learn from, in words."""
@@ -113,30 +122,35 @@ def prepare(source: Source, data: Data, seed: int, earlier: Schema | None = None
         raise DataError(f"{source.location} holds no rows.")
     _require(columns, schema, str(source.location))
     notes += missing_groups(columns, schema)
-    given = source.given_splits()
+    given, numbers = source.given_splits(), None
     if data.limit is not None and data.limit < columns.rows:
         chosen = np.sort(np.random.default_rng(seed).permutation(columns.rows)[: data.limit])
         if windowed(schema):
             chosen = np.arange(columns.rows - data.limit, columns.rows)  # a series stays whole
+        numbers = chosen
         columns, given = columns.take(chosen), {name: _places(chosen, index) for name, index in given.items()}
         notes.append(f"Only {data.limit} rows are used, drawn by the seed (data.limit).")
     hashes = input_hashes(columns, schema)
     unit = split.units(hashes, codes(columns, schema.special.get("group")))
     strata = _strata(columns, schema)
-    splits, told = _splits(columns, schema, data, given, hashes, unit, strata, seed, source)
-    notes += told
+    splits, more = _splits(columns, schema, data, given, hashes, unit, strata, seed, source)
+    notes += more
     if data.per_class is not None:
-        splits["train"], told = few_of_each(splits["train"], strata, data.per_class, seed, columns, schema)
-        notes += told
+        splits["train"], more = few_of_each(splits["train"], strata, data.per_class, seed, columns, schema)
+        notes += more
     notes += fit(schema, columns, splits["train"], earlier)
     store, faults = encode(schema, columns, data.memory, hashlib.sha256(hashes.tobytes()).hexdigest())
-    splits = _without_faults(splits, faults, data.bad_rows, columns, schema, notes)
-    notes += remarked(schema, columns)
+    bad = bad_rows(schema, columns, faults, numbers)
+    splits = _without_faults(splits, faults, bad, data.bad_rows, columns.rows)
+    notes += told(bad)
     _measure(schema, store, splits["train"])
     fingerprint = _fingerprint(hashes, columns, schema)
     together = blocks(columns, schema, splits)
     seconds = time.perf_counter() - start
-    return Prepared(schema, store, splits, columns, unit, strata, together, notes, hashes, fingerprint, seconds)
+    return Prepared(
+        schema, store, splits, columns, unit, strata, together, notes, hashes, fingerprint, seconds, bad=bad,
+        numbers=numbers,
+    )  # fmt: skip
 
 
 def beyond(data: Data, source: Source) -> dict[str, dict[str, Any]]:
@@ -483,6 +497,8 @@ def fit(schema: Schema, columns: Columns, train: Index, earlier: Schema | None =
     mask = np.zeros(columns.rows, bool)
     mask[train] = True
     handed_down = heirs(schema, earlier) if earlier else {}
+    for target in schema.targets.values():
+        target.beside(schema.inputs)
     for name, item in schema.fields().items():
         chunks = _training_chunks(columns.select(item.columns), mask)
         if name in handed_down:
@@ -749,47 +765,59 @@ def _checksum(values: np.ndarray) -> int:
     return zlib.crc32(values.reshape(-1).view(np.uint8).data)
 
 
-def remarked(schema: Schema, columns: Columns) -> list[str]:
-    """A sentence about rows of which the fields remarked something when they encoded them."""
-    told = {row: remark for item in schema.fields().values() for row, remark in item.remarks.items()}
-    if not told:
-        return []
-    shown = "; ".join(describe_row(columns, schema, row, told[row]) for row in sorted(told)[:3])
-    more = f" and {len(told) - 3} more" if len(told) > 3 else ""
-    return [f"{count_text(len(told), 'row')} read in part: {shown}{more}."]
+def bad_rows(
+    schema: Schema, columns: Columns, faults: Mapping[int, str], numbers: np.ndarray | None = None
+) -> list[BadRow]:
+    """The rows that could not be read, and those of which the fields remarked something when they encoded them.
+
+    Args:
+        schema: whose fields have encoded `columns` last.
+        columns: N raw rows.
+        faults: row -> why it could not be read.
+        numbers: (N,) places of the rows in the source, where not all are used.
+    """
+    found = [(row, reason, False) for row, reason in faults.items()]
+    for item in schema.fields().values():
+        found += [(row, remark, True) for row, remark in item.remarks.items() if row not in faults]
+    return [BadRow(place_of(columns, schema, row, numbers), reason, used) for row, reason, used in sorted(set(found))]
 
 
 def _without_faults(
-    splits: Mapping[str, Index],
-    faults: Mapping[int, str],
-    allowed: float,
-    columns: Columns,
-    schema: Schema,
-    notes: list[str],
+    splits: Mapping[str, Index], faults: Mapping[int, str], bad: Sequence[BadRow], allowed: float, count: int
 ) -> dict[str, Index]:
-    """Leave out unreadable rows, and say so; refuse when they are too many."""
+    """Leave out unreadable rows; refuse when they are too many.
+
+    Args:
+        splits: part -> rows.
+        faults: row -> why it cannot be read.
+        bad: the same rows, and others that are used.
+        allowed: share of all rows that may be left out.
+        count: of all rows.
+
+    Raises:
+        BadRowsError: says which setting leaves them out.
+    """
     if not faults:
         return dict(splits)
-    first = sorted(faults)[:3]
-    shown = "; ".join(describe_row(columns, schema, row, faults[row]) for row in first)
-    more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-    if len(faults) > allowed * columns.rows:
-        share = min(0.99, round(1.2 * len(faults) / columns.rows + 0.005, 2))
-        raise DataError(
-            f"{len(faults)} of {columns.rows} rows cannot be used: {shown}{more}. "
-            f"Mend them, or leave them out with data.bad_rows={share}."
-        )
-    notes.append(f"{len(faults)} rows are left out: {shown}{more}.")
+    out = [row for row in bad if not row.used]
+    if len(faults) > allowed * count:
+        share = min(0.99, round(1.2 * len(faults) / count + 0.005, 2))
+        raise BadRowsError(
+            f"{len(faults)} of {count} rows cannot be used", out,
+            f"Mend them, or leave them out with data.bad_rows={share}.",
+        )  # fmt: skip
     kept = {name: index[~np.isin(index, list(faults))] for name, index in splits.items()}
     for name, index in kept.items():
         if len(index) == 0:
-            raise DataError(f"Every row of the {name} split is unusable: {shown}{more}.")
+            raise BadRowsError(f"Every row of the {name} split is unusable", out, "Mend them, or divide the rows otherwise.")
     return kept
 
 
-def describe_row(columns: Columns, schema: Schema, row: int, reason: str) -> str:
-    """Where a row is (its file where it has one), and what is wrong with it."""
-    for name in file_columns(schema, columns):
-        column = columns[name]
-        return f"{column[row].as_py()}: {reason}"
-    return f"row {row + 1}: {reason}"
+def _number(numbers: np.ndarray | None, row: int) -> int:
+    return 1 + (row if numbers is None else int(numbers[row]))
+
+
+def place_of(columns: Columns, schema: Schema, row: int, numbers: np.ndarray | None = None) -> str:
+    """Where a row is: its file where it has one, else its number."""
+    files = (columns[name][row].as_py() for name in file_columns(schema, columns))
+    return next((str(path) for path in files), f"row {_number(numbers, row)}")

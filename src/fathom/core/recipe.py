@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from datetime import time as clock_time
 from pathlib import Path
@@ -520,7 +520,9 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     """
     key, sign, raw = text.partition("=")
     if not sign or "." not in key:
-        raise FathomError(f"'{text}' is not understood; write section.key=value, as in training.epochs=5.")
+        full = next(_full_keys(key.strip()), None) if sign else None
+        hint = f" Did you mean {full}={raw}?" if full else ""
+        raise FathomError(f"'{text}' is not understood; write section.key=value, as in training.epochs=5.{hint}")
     for candidate in (raw, f"[{raw}]") if "," in raw and not raw.startswith("[") else (raw,):
         try:
             tables = tomllib.loads(f"value = {candidate}")
@@ -531,6 +533,17 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         if whole and not isinstance(tables["value"], date | clock_time):
             return key.strip(), tables["value"]
     return key.strip(), [word.strip() for word in raw.split(",")] if "," in raw else raw.strip()
+
+
+def _full_keys(key: str) -> Iterator[str]:
+    """The keys of the recipe that a word without its section may mean."""
+    for section, table in (("training", Training), ("data", Data)):
+        if key in table.model_fields:
+            yield f"{section}.{key}"
+    if any(key in entry.hyperparameters for entry in registry.networks):
+        yield f"network.{key}"
+    if key in registry.augmentations:
+        yield f"augment.{key}"
 
 
 def flag_changes(flags: Mapping[str, Any]) -> dict[str, Any]:

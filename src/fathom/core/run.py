@@ -1,7 +1,7 @@
 """The run folder and what is written into it, in a way that survives kills, full disks and rot.
 
     runs/<name>/  recipe.toml · schema.json · metrics.jsonl · results.json · report.html · environment.json · log.txt
-                  model/ · checkpoints/ · tensorboard/ · members/
+                  model/ · checkpoints/ · tensorboard/ · members/ · bad-rows.csv where there are any
 
     RunFolder        names, makes, finds and reads run folders
     write_atomic     beside, fsync, rename, fsync the folder: a reader sees the old file or the new one
@@ -328,7 +328,9 @@ class RunFolder:
         for path in (Path(location), out / str(location)):
             if (path / "recipe.toml").is_file():
                 return RunFolder(path)
-        known = [path.name for path in RunFolder.all(out)]
+        if (parent := Path(location).parent) != Path() and parent.is_dir():
+            out = parent  # the runs beside what was named, not those of the usual folder
+        known = [path.name for path in RunFolder.all(out) if path.name != Path(location).name]
         guess = nearest(Path(location).name, known)
         hint = f" Did you mean '{out / guess}'?" if guess else f" Runs in {out}/: {_last(known)}."
         what = "is not a run folder (it has no recipe.toml)" if Path(location).exists() else "does not exist"

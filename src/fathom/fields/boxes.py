@@ -4,12 +4,18 @@ A column holds a scene a row:
 
     {"width": 640, "height": 480, "fault": None, "objects": [{"label": "car", "x1": 12.0, "y1": 30.5, "x2": 80.0, "y2": 66.0}]}
 
-Numbers are pixels of the upright picture, (x1, y1) the upper left corner; a picture with nothing in it has an empty list.
+Numbers are pixels of the upright picture, counted along its edges: (x1, y1) is the upper left corner, the first pixel
+runs from 0 to 1, and a box of all of a picture from 0 to its width. A picture with nothing in it has an empty list.
 `fault` is what a source found wrong in the row, for errors. Encoded, a box is (x1, y1, x2, y2, class) with corners in
 shares of the working picture, so that nothing depends on its size. A network answers `most` boxes, the surest first:
 (x1, y1, x2, y2, confidence, class). Where there is no box, the class is -1.
 
+Where the working picture is a part of the original one (data.image.fit_by=crop), a box is cut at its edge, and one that
+keeps less than 30 % of its area is left out, as where an augmentation moves a picture; each row of which a box is left
+out says so. Classes are those of all training boxes, whether they are left out or not.
+
     scene_fault     what is wrong with a scene, or None
+    bad_box         which of its boxes cannot be, and why
     transformed     boxes under an affine map, as an augmentation of the picture moves them
     boxes_type      the Arrow type of the column
 
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
 
 Share = Annotated[float, Bounds(ge=0, le=1)]
 Scene = Mapping[str, Any]
+Corners = tuple[float, float, float, float]
 
 SIDES = ("x1", "y1", "x2", "y2")
 NONE = -1.0  # the class where there is no box
@@ -69,7 +76,7 @@ class Boxes(Field):
     )
     most: PositiveInt = hyperparameter(100, help="boxes a picture that are answered at most")
 
-    picture: Field | None = None  # the image that the boxes stand in; a source names it
+    picture: Field | None = None  # the image that the boxes stand in, see `beside`
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,11 +88,16 @@ class Boxes(Field):
         """(D, 6): corners, confidence, class; what a predictor answers, not what the network's last layer returns."""
         return (self.most, 6)
 
+    def beside(self, inputs: Mapping[str, Field]) -> None:
+        """The picture that the boxes stand in."""
+        self.picture = next((item for item in inputs.values() if item.kind == "image"), self.picture)
+
     def fit(self, chunks: Iterable[Columns]) -> None:
         """The classes, the median size of each, and how the picture is laid into its working size."""
         self.state = {"placing": self._placing()}
         first, counts = "", list[int]()
-        sizes: dict[str, list[tuple[float, float]]] = {}
+        sizes: dict[str, list[tuple[float, float]]] = {}  # of boxes that are seen
+        cut: dict[str, list[tuple[float, float]]] = {}  # of those that are left out
         for chunk in chunks:
             for scene in to_list(chunk[self.columns[0]]):
                 fault = scene_fault(scene)
@@ -93,16 +105,36 @@ class Boxes(Field):
                     first = first or fault
                     continue
                 counts.append(len(scene["objects"]))
-                labels = [item["label"] for item in scene["objects"]]
-                for x1, y1, x2, y2, place in self._shares(scene, {label: i for i, label in enumerate(labels)}):
-                    sizes.setdefault(labels[int(place)], []).append((x2 - x1, y2 - y1))
+                for label, whole, seen in self._shares(scene):
+                    x1, y1, x2, y2 = seen or whole
+                    (sizes if seen else cut).setdefault(label, []).append((x2 - x1, y2 - y1))
         if not sizes:
-            why = f": {first}" if first else ""
-            raise DataError(f"No training picture has a box that can be read, so there is nothing to learn{why}.")
-        self.state["classes"] = sorted(sizes)
-        self.state["sizes"] = [np.median(sizes[label], 0).round(DIGITS).tolist() for label in self.state["classes"]]
-        self.state["counts"] = [len(sizes[label]) for label in self.state["classes"]]
+            raise DataError(self._nothing(first, sum(map(len, cut.values()))))
+        self.state["classes"] = sorted({*sizes, *cut})
+        measured = [sizes.get(label) or cut[label] for label in self.state["classes"]]
+        self.state["sizes"] = [np.median(each, 0).round(DIGITS).tolist() for each in measured]
+        self.state["counts"] = [len(sizes.get(label, ())) for label in self.state["classes"]]
         self.state["most"] = max(counts)
+        if cut:
+            self.state["cut"] = sum(map(len, cut.values()))
+
+    def _nothing(self, first: str, cut: int) -> str:
+        """Why no training picture has a box.
+
+        Args:
+            first: what is wrong with the first scene that cannot be read, "" where all can.
+            cut: boxes that the working picture does not hold.
+        """
+        if cut:
+            return (
+                f"All {cut} training boxes lie outside the working picture, or less than {KEPT:.0%} of each lies in it "
+                f"({self._fitting()}), so there is nothing to learn. Use data.image.fit_by=pad or stretch."
+            )
+        return f"No training picture has a box that can be read, so there is nothing to learn{': ' * bool(first)}{first}."
+
+    def _fitting(self) -> str:
+        """The setting by which the working picture may be a part of the original one."""
+        return f"data.image.fit_by={self.state['placing']['fit_by']}"
 
     def _placing(self) -> dict[str, Any]:
         """How a picture of any shape becomes the working picture."""
@@ -111,15 +143,20 @@ class Boxes(Field):
         return {"shape": list(self.picture.shape), "fit_by": self.picture.options["fit_by"]}
 
     def encode(self, columns: Columns, target: bool = False) -> Ragged:
-        """(M, 5) float32 a row: corners in shares of the working picture, and the class."""
+        """(M, 5) float32 a row: corners in shares of the working picture, and the class. Rows that lose boxes are remarked."""
         places = {label: place for place, label in enumerate(self.state["classes"])}
         rows: list[list[tuple[float, ...]]] = []
         faults: dict[int, str] = {}
+        self.remarks = {}
         for row, scene in enumerate(to_list(columns[self.columns[0]])):
             fault = scene_fault(scene, places)
             if fault:
                 faults[row] = fault
-            rows.append([] if fault else self._shares(scene, places))
+            found = [] if fault else self._shares(scene)
+            rows.append([(*seen, float(places[label])) for label, _, seen in found if seen])
+            if lost := len(found) - len(rows[-1]):
+                boxes = "1 box is" if lost == 1 else f"{lost} boxes are"
+                self.remarks[row] = f"{boxes} left out, for lying outside the working picture or nearly so ({self._fitting()})"
         offsets = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0)
         values = torch.tensor([box for row in rows for box in row], dtype=torch.float32).reshape(-1, 5)
         # Filling up costs nothing, so that batches need no pictures of as many boxes.
@@ -128,16 +165,15 @@ class Boxes(Field):
             raise RowFaults(faults, encoded)
         return encoded
 
-    def _shares(self, scene: Scene, places: Mapping[str, int]) -> list[tuple[float, ...]]:
-        """The boxes of a scene that stand in the working picture, at least in part."""
+    def _shares(self, scene: Scene) -> list[tuple[str, Corners, Corners | None]]:
+        """The boxes of a scene in shares of the working picture: label, all of it, and what is seen of it, if enough is."""
         size = (scene["width"], scene["height"])
         scale_x, scale_y, offset_x, offset_y = self._where(size)
-        found: list[tuple[float, ...]] = []
+        found: list[tuple[str, Corners, Corners | None]] = []
         for item in scene["objects"]:
-            x1, x2 = (min(max(item[side] / size[0] * scale_x + offset_x, 0.0), 1.0) for side in ("x1", "x2"))
-            y1, y2 = (min(max(item[side] / size[1] * scale_y + offset_y, 0.0), 1.0) for side in ("y1", "y2"))
-            if x2 > x1 and y2 > y1:  # fit_by=crop may cut a box off with the edge that it stands on
-                found.append((x1, y1, x2, y2, float(places[item["label"]])))
+            x1, x2 = (item[side] / size[0] * scale_x + offset_x for side in ("x1", "x2"))
+            y1, y2 = (item[side] / size[1] * scale_y + offset_y for side in ("y1", "y2"))
+            found.append((item["label"], (x1, y1, x2, y2), _seen((x1, y1, x2, y2))))
         return found
 
     def _where(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -191,7 +227,16 @@ class Boxes(Field):
             return "boxes in pictures"
         names = [f"{name} ({count})" for name, count in zip(self.state["classes"], self.state["counts"], strict=True)]
         shown = ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-        return f"boxes of {shown}, up to {self.state['most']} a picture"
+        lost = self.state.get("cut", 0)
+        left_out = f"; {lost:,} more in training pictures left out ({self._fitting()})" if lost else ""
+        return f"boxes of {shown}, up to {self.state['most']} a picture{left_out}"
+
+
+def _seen(box: Corners) -> Corners | None:
+    """What of a box lies in the picture, in shares; None where it is less than 30 % of its area."""
+    x1, y1, x2, y2 = (min(max(side, 0.0), 1.0) for side in box)
+    area, whole = (x2 - x1) * (y2 - y1), (box[2] - box[0]) * (box[3] - box[1])
+    return (x1, y1, x2, y2) if area > 0 and area >= KEPT * whole else None
 
 
 def scene_fault(scene: Scene | None, places: Mapping[str, int] | None = None) -> str | None:
@@ -205,13 +250,19 @@ def scene_fault(scene: Scene | None, places: Mapping[str, int] | None = None) ->
         return "there is no list of boxes (a picture with nothing in it has an empty one)"
     if scene["fault"]:
         return str(scene["fault"])
-    for number, item in enumerate(scene["objects"], 1):
+    found = bad_box(scene, places)
+    return found[1] if found else None
+
+
+def bad_box(scene: Scene, places: Mapping[str, int] | None = None) -> tuple[int, str] | None:
+    """The first box of a scene that cannot be, counted from 0, and why; arguments as for `scene_fault`."""
+    for place, item in enumerate(scene["objects"]):
         fault = _box_fault([item[side] for side in SIDES], (scene["width"], scene["height"]))
         if fault:
-            return f"box {number} ('{item['label']}') {fault}"
+            return place, f"box {place + 1} ('{item['label']}') {fault}"
         if places is not None and item["label"] not in places:
             near = hint(item["label"], places)
-            return f"box {number} is of the class '{item['label']}', which no training picture has{near}"
+            return place, f"box {place + 1} is of the class '{item['label']}', which no training picture has{near}"
     return None
 
 
@@ -223,7 +274,8 @@ def _box_fault(box: Sequence[float | None], size: tuple[int, int]) -> str | None
         if high < low:
             return f"ends before it begins: {name} runs from {low:g} to {high:g}"
         if high == low:
-            return f"has no area: {name} runs from {low:g} to {high:g}"
+            pixel = f"corners are edges, so a box of this one pixel ends at {low + 1:g}"
+            return f"has no area: {name} runs from {low:g} to {high:g}; {pixel}"
         if low < 0 or high > most:
             return f"leaves its picture of {size[0]} x {size[1]} pixels: {name} runs from {low:g} to {high:g}"
     return None

@@ -1,9 +1,10 @@
 """Images: files, encoded bytes or arrays, held as uint8 at the working size and standardized by a layer.
 
 Every file is opened in the same way: formats from a list, a cap on pixels, EXIF orientation applied, CMYK and palettes
-turned into RGB, transparency laid on white, 16 bits scaled to 8, of several pictures in a file the first (which is
-remarked). What cannot be read is a fault of its row, never a black picture. `placed` says where a picture lands in the
-working picture; whatever has places in pictures (boxes) goes the same way.
+turned into RGB, transparency laid on white, 16 bits scaled to 8, of several pictures in a file the first. That is
+remarked, and so are a picture of a side of one pixel and a content that is not what the name ends in. What cannot be
+read is a fault of its row, never a black picture. `placed` says where a picture lands in the working
+picture; whatever has places in pictures (boxes) goes the same way.
 
 What the numbers of arrays mean is decided once, from the training rows, and kept as the state's `factor`, which turns
 them into bytes: 255 where they are shares (multiples of 1/255 up to 1), 1 where they are whole numbers from 0 to 255,
@@ -19,7 +20,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -41,10 +42,19 @@ WORKING_SIZE = 64  # of photos, unless data.image.size says otherwise
 SIDES = (8, 4096)  # the least and the greatest side of a working size that is asked for
 SMALL = 64  # pictures up to this side, all of one size, are kept as they are
 SEVERAL = ("GIF", "WEBP", "PNG", "TIFF")  # animations and scans of many pages; a JPEG's further pictures are previews
+ENDINGS = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".apng": "PNG", ".gif": "GIF",
+    ".bmp": "BMP", ".dib": "BMP", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM",
+    ".pbm": "PPM", ".pnm": "PPM",
+}  # fmt: skip
 DETAIL = 1024  # huge JPEG photos are decoded at a half, a quarter or an eighth, but no side smaller than this
 SAMPLE = 2_000  # training rows that mean and spread are measured on
 PROBED = 64  # training rows that working size and channels are seen from
 SLICE = 1 << 24  # values looked at at once
+# What Pillow makes of a gray value of 2 or 4 bits, and of a color of 16.
+KEY_SCALES: dict[Any, Callable[[int], int]] = {
+    "L;2": lambda value: value * 85, "L;4": lambda value: value * 17, "RGB;16B": lambda value: value >> 8,
+}  # fmt: skip
 # What Pillow's decoders raise on damaged bytes: broken EXIF and TIFF tags end in any of these.
 DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, TypeError, AttributeError, KeyError, IndexError)
 
@@ -183,7 +193,7 @@ class Image(Field):
 
         def one(row: int, value: Any) -> None:
             def tell(remark: str) -> None:
-                self.remarks[row] = remark
+                self.remarks[row] = "; ".join(filter(None, [self.remarks.get(row), remark]))
 
             try:
                 encoded[row] = to_pixels(open_picture(value, detail, tell), self.shape, self.fit_by)
@@ -406,13 +416,38 @@ def open_picture(value: Any, detail: int = DETAIL, tell: Callable[[str], None] |
     Args:
         value: a path, an encoded picture, or Hugging Face's struct of both.
         detail: no side of a huge JPEG photo is decoded at less.
-        tell: is told what is left out of the file, if anything is.
+        tell: is told each thing about the file that one might not think, what is left out of it first of all.
+
+    Raises:
+        UnreadableError: says why.
+    """
+    from PIL import ImageOps
+
+    with opened(value) as picture:
+        if picture.format == "JPEG":
+            picture.draft(None, (detail, detail))
+        if tell:
+            for remark in _remarks(picture, value):
+                tell(remark)
+        picture.load()
+        return _plain(ImageOps.exif_transpose(picture), picture.format)
+
+
+@contextmanager
+def opened(value: Any) -> Iterator[Any]:
+    """A path, bytes or Pillow image as a Pillow image of which nothing but the header is read yet.
+
+    Whatever users give is opened here: in one of `FORMATS`, with no more pixels than the cap, and what is raised until it is
+    closed again is one kind of error.
+
+    Args:
+        value: as for `open_picture`.
 
     Raises:
         UnreadableError: says why.
     """
     from PIL import Image as Pillow
-    from PIL import ImageOps, UnidentifiedImageError
+    from PIL import UnidentifiedImageError
 
     if value is None:
         raise UnreadableError("there is no picture")
@@ -431,12 +466,9 @@ def open_picture(value: Any, detail: int = DETAIL, tell: Callable[[str], None] |
                 raise UnreadableError(
                     f"it has {picture.width} x {picture.height} pixels, more than {MOST_PIXELS // 10**6} million"
                 )
-            if picture.format == "JPEG":
-                picture.draft(None, (detail, detail))
-            if tell and picture.format in SEVERAL and getattr(picture, "is_animated", False):
-                tell("it holds several pictures, of which the first is taken")
-            picture.load()
-            return _plain(ImageOps.exif_transpose(picture), picture.format)
+            if not given:
+                _scale_key(picture)
+            yield picture
     except FileNotFoundError:
         raise UnreadableError("the file is missing") from None
     except (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning):  # a warning where warnings are errors
@@ -448,6 +480,35 @@ def open_picture(value: Any, detail: int = DETAIL, tell: Callable[[str], None] |
         ) from None
     except DAMAGED as error:
         raise UnreadableError(f"it is damaged ({error})") from None
+
+
+def _remarks(picture: Any, value: Any) -> Iterator[str]:
+    """What one might not think of a picture that can be read.
+
+    Args:
+        picture: just opened, so that its header is known.
+        value: what it was opened from.
+    """
+    if picture.format in SEVERAL and getattr(picture, "is_animated", False):
+        yield "it holds several pictures, of which the first is taken"
+    if min(picture.size) == 1:
+        yield f"it has {picture.width} x {picture.height} pixels, too few to show anything"
+    ending = os.path.splitext(value)[1].lower() if isinstance(value, str | os.PathLike) else ""
+    content = "JPEG" if picture.format == "MPO" else picture.format  # several pictures of a stereo camera in one JPEG
+    if content != ENDINGS.get(ending, content):
+        yield f"its content is {content} and its name ends in {ending}, so that programs which go by the name may refuse it"
+
+
+def _scale_key(picture: Any) -> None:
+    """Bring the gray value or color that a PNG says is transparent (tRNS) to 8 bits, as Pillow brings the pixels.
+
+    Args:
+        picture: just opened; of few bits a pixel, or of 16 and color.
+    """
+    scale = KEY_SCALES.get(picture.tile[0][3] if picture.format == "PNG" and picture.tile else None)
+    key = picture.info.get("transparency")
+    if scale is not None and key is not None:
+        picture.info["transparency"] = tuple(map(scale, key)) if isinstance(key, tuple) else scale(key)
 
 
 @cache
@@ -471,16 +532,16 @@ def _plain(picture: Any, form: str | None) -> Any:
     from PIL import Image as Pillow
 
     if picture.mode.startswith("I;16") or (picture.mode == "I" and form in ("PNG", "PPM")):  # these end at 16 bits
-        values = np.asarray(picture, np.float32)
+        values = np.array(picture, np.float32)
+        values[values == picture.info.get("transparency")] = 65535
         return Pillow.fromarray((values.clip(0, 65535) / 65535 * 255).round().astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise UnreadableError(
             f"it holds {'32-bit whole' if picture.mode == 'I' else 'floating-point'} numbers, whose range is not known; "
             "save it with 8 or 16 bits, or give an array"
         )
-    if picture.mode == "P":
-        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-    if picture.mode in ("LA", "PA", "La"):
+    keyed = picture.mode in ("1", "L", "RGB", "P") and "transparency" in picture.info  # one value or color, or a palette's
+    if keyed or picture.mode in ("LA", "PA", "La"):
         picture = picture.convert("RGBA")
     if picture.mode in ("RGBA", "RGBa"):
         picture = picture.convert("RGBA")

@@ -235,9 +235,9 @@ def _hub(name: str, kind: str) -> Files:
     try:
         folder = snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], ignore_patterns=["*/*"])
     except (OSError, ValueError) as error:
-        cause = str(error).strip().partition("\n")[0]
+        cause = str(error).strip().partition("\n")[0].rstrip(".")
         raise FathomError(
-            f"'{name}' could not be fetched from the Hugging Face hub: {cause} "
+            f"'{name}' could not be fetched from the Hugging Face hub: {cause}. "
             "Check the name and the connection, or give a folder that you have: network.weights=FOLDER"
         ) from error
     return Files(name, Path(folder), kind=kind)

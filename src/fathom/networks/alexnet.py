@@ -14,7 +14,8 @@ dense layers 1024 wide.
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections import OrderedDict
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from fathom.networks.parts import (
     output_size,
     unfit,
 )
+from fathom.networks.reading import READS_HELP, Layout, ReadsName, careful, read_shape, reader
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 POOL = 3  # pixels of a pooling window, which moves by 2: windows overlap
@@ -45,10 +47,11 @@ class Filters(nn.Sequential):
     Args:
         layers: what is done one after the other.
         side: places along a side of the grid.
+        reads: what comes before the first of them, beside their numbers, by which published weights are called.
     """
 
-    def __init__(self, layers: list[nn.Module], side: int) -> None:
-        super().__init__(*layers)
+    def __init__(self, layers: list[nn.Module], side: int, reads: nn.Module | None = None) -> None:
+        super().__init__(OrderedDict(reads=reads or nn.Identity(), **{str(i): layer for i, layer in enumerate(layers)}))
         self.side = side
 
     def forward(self, images: Tensor) -> Tensor:
@@ -65,14 +68,18 @@ class AlexNet(nn.Module):
         outputs: numbers returned.
         small: whether it is built in its form for small pictures.
         dropout: share of units silenced in training, before each hidden dense layer.
+        reads: what comes before the first filters, where anything does.
     """
 
+    layout: ClassVar = Layout("features.0.weight", "features.0.weight", full=(64, 3, 11, 11), small=(64, 3, 5, 5))
     head_name = "classifier.6"
 
-    def __init__(self, shape: tuple[int, ...], outputs: int, small: bool, dropout: float) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], outputs: int, small: bool, dropout: float, reads: nn.Module | None = None
+    ) -> None:
         super().__init__()
         units = 1024 if small else 4096
-        self.features, width = _filters(shape, small)
+        self.features, width = _filters(shape, small, reads)
         self.classifier = nn.Sequential(
             nn.Dropout(dropout), nn.Linear(width, units), nn.ReLU(inplace=True),
             nn.Dropout(dropout), nn.Linear(units, units), nn.ReLU(inplace=True),
@@ -96,7 +103,7 @@ class AlexNet(nn.Module):
         return self.decide(self.features(images))
 
 
-def _filters(shape: tuple[int, ...], small: bool) -> tuple[Filters, int]:
+def _filters(shape: tuple[int, ...], small: bool, reads: nn.Module | None) -> tuple[Filters, int]:
     """The filters, and how many features they make."""
     stem = nn.Conv2d(shape[0], 64, 5, padding=2) if small else nn.Conv2d(shape[0], 64, 11, stride=4, padding=2)
     side = min(shape[1:]) if small else (min(shape[1:]) - 7) // 4 + 1
@@ -106,8 +113,9 @@ def _filters(shape: tuple[int, ...], small: bool) -> tuple[Filters, int]:
     side = _pool(layers, side)
     for inputs, filters in ((192, 384), (384, 256), (256, 256)):
         layers += [nn.Conv2d(inputs, filters, 3, padding=1), nn.ReLU(inplace=True)]
-    side = min(_pool(layers, side), 3) if small else 6
-    return Filters(layers, side), 256 * side**2
+    side = _pool(layers, side)
+    side = min(side, 3) if small else 6
+    return Filters(layers, side, reads), 256 * side**2
 
 
 def _pool(layers: list[nn.Module], side: int) -> int:
@@ -129,6 +137,7 @@ def _pool(layers: list[nn.Module], side: int) -> int:
     parameters=61_100_840,
     suits=lambda schema, rows: 0.0,  # never unasked: a network of history
     takes=is_picture,
+    layout=AlexNet.layout,
     training=lambda schema, rows: {
         "training.learning_rate": 5e-4, "training.weight_decay": 0.02, "training.clip": 1.0,
         "training.epochs": 20 if rows < 10_000 else 8, "augment.shift": 2,
@@ -139,6 +148,7 @@ def alexnet(
     role: str,
     *,
     stem: StemName = hyperparameter("auto", help=STEM_HELP),
+    reads: ReadsName = hyperparameter("rows", help=READS_HELP),
     dropout: Share = hyperparameter(
         0.5, search=(0.0, 0.6), help="in the dense layers, share of units silenced in training"
     ),
@@ -153,4 +163,4 @@ def alexnet(
             f"The published alexnet leaves nothing of pictures of {shape[1]} x {shape[2]}. "
             f"Use network.stem=small, or data.image.size={LEAST} or more."
         )
-    return AlexNet(shape, output_size(schema), small, dropout)
+    return careful(AlexNet(read_shape(shape, reads), output_size(schema), small, dropout, reader(schema, reads)), reads)

@@ -23,7 +23,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +33,21 @@ from fathom.core.contract import Schema
 from fathom.core.device import cores
 from fathom.core.errors import FathomError
 from fathom.fields import published
-from fathom.fields.image import channels_last
 from fathom.networks.efficientnet import EfficientNet, published_names
 from fathom.networks.parts import output_size, rows_alike, unfit
+from fathom.networks.reading import (
+    BODY_RATE,
+    HEAD_RATE,
+    HEAD_SHARE,
+    IMAGENET,
+    SIDE,
+    Restored,
+    in_bytes,
+    normalization_globs,
+)
 
 WEIGHTS = "efficientnet-lite0"  # where nobody names others
 LIBRARIES = ("timm", "torchvision", "hf")
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and spread of shares, where a model names none
-SIDE = 224
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ def _timm(name: str) -> Body:
         made = timm.create_model(name, pretrained=True, num_classes=0)
         return dict(made.state_dict())
 
-    return Body(module, *_in_bytes(expected["mean"], expected["std"]), tensors)
+    return Body(module, *in_bytes(expected["mean"], expected["std"]), tensors)
 
 
 def _torchvision(name: str) -> Body:
@@ -160,7 +166,7 @@ def _torchvision(name: str) -> Body:
         made = torch.hub.load_state_dict_from_url(listed.url, progress=False, check_hash=True, weights_only=True)
         return {key: tensor for key, tensor in made.items() if not key.startswith(f"{last}.")}
 
-    return Body(module, *_in_bytes(expected.mean, expected.std), tensors)
+    return Body(module, *in_bytes(expected.mean, expected.std), tensors)
 
 
 def without_last_linear(module: nn.Module) -> str:
@@ -212,7 +218,7 @@ def _hugging_face(config: Mapping[str, Any], weights: str) -> Body:
         unread = {name: tensor for name, tensor in ours.items() if "pooler" in name}  # decides nothing that we read
         return {**unread, **{name: tensor for name, tensor in named.items() if name in ours}}
 
-    return Body(_HuggingFace(net.float()), *_in_bytes(config["mean"], config["std"]), tensors)
+    return Body(_HuggingFace(net.float()), *in_bytes(config["mean"], config["std"]), tensors)
 
 
 def hugging_face_config(weights: str) -> dict[str, Any]:
@@ -243,58 +249,11 @@ def _plain_name(weights: str) -> str:
     return weights.removeprefix("hf:")
 
 
-def _in_bytes(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return tuple(255.0 * value for value in mean), tuple(255.0 * value for value in std)
-
-
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 # ---------------------------------------------------------------- the network
-
-
-class Restored(nn.Module):
-    """Standardized by our training rows -> standardized as the body was trained: one affine map a channel.
-
-    A byte is std * x + mean, and the body reads (byte - its mean) / its std. Gray pictures become three equal channels.
-
-    Args:
-        mean, std: of the field, one a channel.
-        published_mean, published_std: of the body, three.
-    """
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(
-        self, mean: list[float], std: list[float], published_mean: tuple[float, ...], published_std: tuple[float, ...]
-    ) -> None:
-        super().__init__()
-        ours_mean, ours_std, mean_there, std_there = (
-            torch.tensor(list(values), dtype=torch.float64).view(-1, 1, 1)
-            for values in (mean, std, published_mean, published_std)
-        )
-        self.register_buffer("scale", (ours_std / std_there).float(), persistent=False)  # (3, 1, 1)
-        self.register_buffer("shift", ((ours_mean - mean_there) / std_there).float(), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, 3, H, W)."""
-        return channels_last(images * self.scale + self.shift)
-
-
-def normalization_globs(module: nn.Module) -> list[str]:
-    """Globs of the parameters of batch normalization: by the layers' own name where it is theirs alone, else one by one."""
-    layers = {
-        name: layer for name, layer in module.named_modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)
-    }
-    named = [name for name, _ in module.named_parameters()]
-    globs: dict[str, None] = {}
-    for name in layers:
-        shared = f"*.{name.rpartition('.')[2]}.*"
-        alone = all(other.rpartition(".")[0] in layers for other in named if fnmatchcase(other, shared))
-        globs[shared if alone and "." in name else f"{name}.*"] = None
-    return list(globs)
 
 
 class PretrainedPicture(nn.Module):
@@ -307,16 +266,14 @@ class PretrainedPicture(nn.Module):
         tune: "head" or "all".
     """
 
-    # Chosen on validation rows of cats and dogs: the head settles on kept features, which cost next to nothing, and the
-    # body of a published network is better left nearly as it is.
-    head_share, head_rate, body_rate = 0.8, 0.1, 0.03
+    head_share, head_rate, body_rate = HEAD_SHARE, HEAD_RATE, BODY_RATE
 
     def __init__(self, schema: Schema, body: Body, dropout: float, tune: str) -> None:
         super().__init__()
         items = list(schema.inputs.values())
         self.place = next(i for i, item in enumerate(items) if item.kind == "image")
         state = items[self.place].state
-        self.restored = Restored(state["mean"], state["std"], body.mean, body.std)
+        self.restored = Restored(state, body.mean, body.std)
         self.body = body.module
         self.published = body.tensors
         self.depth = tuple(f"body.{part}" for part in body.depth)
@@ -373,7 +330,6 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
         options: the network's.
     """
     tune, weights = options["tune"] or "all", options["weights"] or WEIGHTS
-    head = tune == "head"
     settled: dict[str, Any] = {
         "network.weights": weights,
         "network.tune": tune,
@@ -381,8 +337,6 @@ def settings(options: Mapping[str, Any]) -> dict[str, Any]:
         "training.batch": 32,
         "training.threads": cores(),  # a backbone is fastest on all of them; a trial would take longer than it saves
     }
-    if head:
-        settled["training.precision"] = "float32"
     if weights.startswith("hf:") or Path(published.absolute(weights)).is_dir():
         config = options["config"] or hugging_face_config(published.absolute(weights))
         settled.update({"network.weights": published.absolute(weights), "network.config": config})

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from fathom.core.contract import Schema, hyperparameter
 from fathom.core.errors import FathomError
 from fathom.core.registry import network
-from fathom.networks.levels import SLOWER, BackboneName, PublishedLite0, backbone_of
+from fathom.networks.levels import SLOWER, Published, backbone_of, check, inherited
 from fathom.networks.parts import unfit
 from fathom.networks.resnet import filters
 
@@ -97,6 +97,7 @@ class Detector(nn.Module):
         self.backbone = backbone
         self.pyramid = pyramid
         self.head = head
+        self.borrowed = {f"backbone.{ours}": theirs for ours, theirs in backbone.borrowed.items()}  # type: ignore[operator, union-attr]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The dense answer, by the name of the target: it has another shape than the boxes that are made of it."""
@@ -104,14 +105,19 @@ class Detector(nn.Module):
 
     def begin(self) -> None:
         """Put published weights in place, before training, where the backbone has any."""
-        if isinstance(self.backbone, PublishedLite0):
+        if isinstance(self.backbone, Published):
             self.backbone.begin()
+
+
+def _finds(schema: Schema) -> bool:
+    """Whether boxes are to be found in one picture; of a schema that is not fitted yet, too."""
+    kinds = [item.kind for item in schema.inputs.values()], [item.kind for item in schema.targets.values()]
+    return kinds == (["image"], ["boxes"])
 
 
 def _parts(schema: Schema) -> tuple[tuple[int, ...], str] | None:
     """The shape of the one picture and the name of the one target of boxes; None for other schemas."""
-    kinds = [item.kind for item in schema.inputs.values()], [item.kind for item in schema.targets.values()]
-    if kinds != (["image"], ["boxes"]):
+    if not _finds(schema):
         return None
     return tuple(next(iter(schema.inputs.values())).shape), next(iter(schema.targets))
 
@@ -134,15 +140,24 @@ def _training(schema: Schema, rows: int) -> dict[str, object]:
     cons="two things with one middle are one; large data want a pretrained backbone",
     paper="Zhou, Wang & Krähenbühl 2019, Objects as points; Liu et al. 2020, Training-time-friendly network",
     year=2020,
-    suits=lambda schema, rows: 1.0 if _parts(schema) else 0.0,
+    suits=lambda schema, rows: 1.0 if _finds(schema) else 0.0,
     training=_training,
+    check=lambda schema, options: check(options["weights"]),
+    around=inherited,
 )
 def detector(
     schema: Schema,
     role: str,
     *,
-    backbone: BackboneName = hyperparameter("small", help="what reads the picture"),
-    weights: str = hyperparameter("", help="published weights of the backbone: efficientnet-lite0; random ones where empty"),
+    backbone: str = hyperparameter(
+        "small", help="what reads the picture: small, the body of a network (resnet18, vgg16, efficientnet-b0), or timm:NAME"
+    ),
+    weights: str = hyperparameter(
+        "", help="published weights of the backbone: efficientnet-lite0 or timm:NAME, as it is called; random ones where empty"
+    ),
+    body: dict[str, Any] = hyperparameter(
+        {}, help="options of the network whose body the backbone is, as in {channels=[16,32]} of resnet"
+    ),
     channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = hyperparameter(
         (32, 64, 128, 192),
         search=[(24, 48, 96, 128), (32, 64, 128, 192), (48, 96, 192, 256)],
@@ -155,7 +170,7 @@ def detector(
     parts = _parts(schema)
     if parts is None:
         raise unfit(schema, "detector", "one picture alone, in which it finds boxes")
-    (inputs, height, image_width), target = parts
+    (_, height, image_width), target = parts
     if min(height, image_width) < 2 * COARSEST:
         raise FathomError(
             f"Pictures of {height} x {image_width} are too small for the detector, which halves them five times; "
@@ -164,9 +179,9 @@ def detector(
     state = schema.targets[target].state
     sizes = torch.tensor(state["sizes"]).median(0).values  # (2,) of the classes' medians
     cells = (float(sizes[0]) * image_width / STRIDE, float(sizes[1]) * height / STRIDE)
-    pixels = next(iter(schema.inputs.values())).state
-    body: Any = backbone_of(backbone, weights, (inputs, height, image_width), pixels, channels, blocks)
-    made = Detector(target, body, Pyramid(body.widths, width), Head(width, len(state["classes"]), cells))
+    (picture,) = schema.inputs.values()
+    reader = backbone_of(backbone, weights, picture, body, channels, blocks)
+    made = Detector(target, reader, Pyramid(reader.widths, width), Head(width, len(state["classes"]), cells))
     if weights:
         made.rates = {"*": 1.0, "backbone.*": SLOWER}
     return made

@@ -19,6 +19,7 @@ In comments: B rows, C channels, H x W places.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -55,6 +56,7 @@ STAGES = (
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
+NARROW = (1, 3, 5, 11, 16)  # the blocks that narrow the picture, and where the last one ends
 STEM, TOP = 32, 1280  # channels before the first block and after the last
 
 
@@ -173,6 +175,10 @@ class EfficientNet(nn.Module):
         self.depth = ("stem", *(f"blocks.{i}" for i in range(len(self.blocks))), "top")
         _initialize(self)
 
+    def pieces(self) -> list[nn.Module]:
+        """Its body in pieces that follow each other, each of which ends with a map (see `levels.py`)."""
+        return [self.stem, self.blocks[0], *(self.blocks[start:stop] for start, stop in pairwise(NARROW))]
+
     def features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, 1280) the mean over all places."""
         return self.top(self.blocks(self.stem(images))).mean((2, 3))
@@ -258,6 +264,8 @@ PUBLISHED = {
     parameters=5_288_548,
     suits=lambda schema, rows: 0.0,  # never unasked: a network of history
     takes=is_picture,
+    pieces=EfficientNet.pieces,
+    as_body={"stem": "full"},
     training=lambda schema, rows: {
         "training.learning_rate": 4e-3, "training.weight_decay": 0.02, "training.epochs": 20 if rows < 10_000 else 8,
         "augment.shift": 2,

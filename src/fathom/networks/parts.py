@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -112,6 +113,21 @@ def is_small(shape: tuple[int, ...], stem: StemName) -> bool:
 def depth_of(layers: nn.Module, prefix: str) -> tuple[str, ...]:
     """The names of the layers that hold weights, first to last: what a module's `depth` is made of."""
     return tuple(f"{prefix}.{name}" for name, layer in layers.named_children() if any(True for _ in layer.parameters()))
+
+
+def stretches(layers: nn.Module, begins: Callable[[nn.Module], bool]) -> list[nn.Module]:
+    """The layers in stretches that follow each other, under their own names: what a network's `pieces` are made of.
+
+    Args:
+        layers: done one after the other.
+        begins: whether a stretch begins with a layer.
+    """
+    made: list[OrderedDict[str, nn.Module]] = [OrderedDict()]
+    for name, layer in layers.named_children():
+        if begins(layer) and made[-1]:
+            made.append(OrderedDict())
+        made[-1][name] = layer
+    return [nn.Sequential(stretch) for stretch in made]
 
 
 def kinds(schema: Schema) -> set[str]:

@@ -17,13 +17,14 @@ In comments: B rows, C channels, H x W places.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from fathom.core.contract import Schema, hyperparameter
 from fathom.core.registry import network
 from fathom.networks.parts import STEM_HELP, StemName, image_shape, is_picture, is_small, output_size, unfit
+from fathom.networks.reading import READS_HELP, Layout, ReadsName, careful, read_shape, reader
 
 CHANNELS = (64, 128, 256, 512)  # of the four stages
 
@@ -107,15 +108,19 @@ class ResNet(nn.Module):
         inputs: channels of a picture.
         outputs: numbers returned.
         small: whether the stem keeps the resolution.
+        reads: what comes before the first filters, where anything does.
     """
 
+    layout: ClassVar = Layout("conv1.weight", "conv1.weight", full=(64, 3, 7, 7), small=(64, 3, 3, 3))
     head_name = "fc"
     depth = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 
     def __init__(
-        self, block: type[PlainBlock | Bottleneck], blocks: tuple[int, ...], inputs: int, outputs: int, small: bool
-    ) -> None:
+        self, block: type[PlainBlock | Bottleneck], blocks: tuple[int, ...], inputs: int, outputs: int, small: bool,
+        reads: nn.Module | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
+        self.reads = reads or nn.Identity()
         self.conv1 = filters(inputs, 64, 3) if small else filters(inputs, 64, 7, stride=2)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
@@ -135,9 +140,15 @@ class ResNet(nn.Module):
         """The last layer."""
         return self.fc
 
+    def pieces(self) -> list[nn.Module]:
+        """Its body in pieces that follow each other, each of which ends with a map (see `levels.py`)."""
+        first = [] if isinstance(self.reads, nn.Identity) else [self.reads]
+        stem = [*first, self.conv1, self.bn1, self.relu, self.maxpool]
+        return [*stem, self.layer1, self.layer2, self.layer3, self.layer4]
+
     def features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D) the mean over all places."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.maxpool(self.relu(self.bn1(self.conv1(self.reads(images)))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean((2, 3))
 
@@ -157,12 +168,13 @@ def _stage(block: type[PlainBlock | Bottleneck], inputs: int, channels: int, cou
 
 
 def _build(
-    name: str, block: type[PlainBlock | Bottleneck], blocks: tuple[int, ...], schema: Schema, stem: StemName
+    name: str, block: type[PlainBlock | Bottleneck], blocks: tuple[int, ...], schema: Schema, stem: StemName, reads: ReadsName
 ) -> nn.Module:
     shape = image_shape(schema)
     if shape is None:
         raise unfit(schema, name, "one picture alone")
-    return ResNet(block, blocks, shape[0], output_size(schema), is_small(shape, stem))
+    channels, small = read_shape(shape, reads)[0], is_small(shape, stem)
+    return careful(ResNet(block, blocks, channels, output_size(schema), small, reader(schema, reads)), reads)
 
 
 def _training(schema: Schema, rows: int) -> dict[str, object]:
@@ -182,8 +194,12 @@ ABOUT: dict[str, Any] = {
     "suits": lambda schema, rows: 0.0,  # never unasked: a network of history
     "takes": is_picture,
     "training": _training,
+    "layout": ResNet.layout,
+    "pieces": ResNet.pieces,
+    "as_body": {"stem": "full"},
 }
 STEM = hyperparameter("auto", help=STEM_HELP)
+READS = hyperparameter("rows", help=READS_HELP)
 
 
 @network(
@@ -193,9 +209,9 @@ STEM = hyperparameter("auto", help=STEM_HELP)
     parameters=11_689_512,
     **ABOUT,
 )
-def resnet18(schema: Schema, role: str, *, stem: StemName = STEM) -> nn.Module:
+def resnet18(schema: Schema, role: str, *, stem: StemName = STEM, reads: ReadsName = READS) -> nn.Module:
     """Eight residual blocks of two layers each."""
-    return _build("resnet18", PlainBlock, (2, 2, 2, 2), schema, stem)
+    return _build("resnet18", PlainBlock, (2, 2, 2, 2), schema, stem, reads)
 
 
 @network(
@@ -205,9 +221,9 @@ def resnet18(schema: Schema, role: str, *, stem: StemName = STEM) -> nn.Module:
     parameters=21_797_672,
     **ABOUT,
 )
-def resnet34(schema: Schema, role: str, *, stem: StemName = STEM) -> nn.Module:
+def resnet34(schema: Schema, role: str, *, stem: StemName = STEM, reads: ReadsName = READS) -> nn.Module:
     """Sixteen residual blocks of two layers each."""
-    return _build("resnet34", PlainBlock, (3, 4, 6, 3), schema, stem)
+    return _build("resnet34", PlainBlock, (3, 4, 6, 3), schema, stem, reads)
 
 
 @network(
@@ -217,6 +233,6 @@ def resnet34(schema: Schema, role: str, *, stem: StemName = STEM) -> nn.Module:
     parameters=25_557_032,
     **ABOUT,
 )
-def resnet50(schema: Schema, role: str, *, stem: StemName = STEM) -> nn.Module:
+def resnet50(schema: Schema, role: str, *, stem: StemName = STEM, reads: ReadsName = READS) -> nn.Module:
     """Sixteen residual bottlenecks of three layers each."""
-    return _build("resnet50", Bottleneck, (3, 4, 6, 3), schema, stem)
+    return _build("resnet50", Bottleneck, (3, 4, 6, 3), schema, stem, reads)

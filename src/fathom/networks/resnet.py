@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fathom.core.contract import Schema, hyperparameter
 from fathom.core.errors import FathomError
 from fathom.core.registry import network
-from fathom.networks.parts import ACTIVATIONS, ActivationName, depth_of, image_shape, output_size, unfit
+from fathom.networks.parts import ACTIVATIONS, ActivationName, depth_of, image_shape, output_size, stretches, unfit
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -62,6 +62,10 @@ class ResNet(nn.Module):
         self.head = nn.Linear(inputs, outputs)
         self.depth = depth_of(self.body, "body")
 
+    def pieces(self) -> list[nn.Module]:
+        """Its stages (see `levels.py`)."""
+        return stretches(self.body, lambda layer: isinstance(layer, nn.Sequential))
+
     def features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, D) the mean over all places."""
         return self.body(images).mean((2, 3))
@@ -106,6 +110,7 @@ def _training(schema: Schema, rows: int) -> dict[str, object]:
     year=2015,
     suits=_suits,
     training=_training,
+    pieces=ResNet.pieces,
 )
 def resnet(
     schema: Schema,

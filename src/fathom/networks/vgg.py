@@ -14,7 +14,7 @@ layers 512 wide; pooling ends at 2 x 2 places. There is no normalization: weight
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -31,8 +31,10 @@ from fathom.networks.parts import (
     is_picture,
     is_small,
     output_size,
+    stretches,
     unfit,
 )
+from fathom.networks.reading import READS_HELP, Layout, ReadsName, careful, read_shape, reader
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 FILTERS = (64, 128, 256, 512, 512)  # of each round
@@ -48,16 +50,19 @@ class VGG(nn.Module):
         outputs: numbers returned.
         small: whether it is built in its form for small pictures.
         dropout: share of units silenced in training, after each hidden dense layer.
+        reads: what comes before the first filters, where anything does.
     """
 
+    layout: ClassVar = Layout("features.0.weight", "classifier.0.weight", full=(4096, 25_088), small=(512, 512))
     head_name = "classifier.6"
 
     def __init__(
-        self, shape: tuple[int, ...], layers: tuple[int, ...], outputs: int, small: bool, dropout: float
-    ) -> None:
+        self, shape: tuple[int, ...], layers: tuple[int, ...], outputs: int, small: bool, dropout: float,
+        reads: nn.Module | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         side, units = (1, 512) if small else (7, 4096)
-        self.features = Filters(_rounds(shape, layers), side)
+        self.features = Filters(_rounds(shape, layers), side, reads)
         self.classifier = nn.Sequential(
             nn.Linear(FILTERS[-1] * side**2, units), nn.ReLU(inplace=True), nn.Dropout(dropout),
             nn.Linear(units, units), nn.ReLU(inplace=True), nn.Dropout(dropout),
@@ -71,6 +76,10 @@ class VGG(nn.Module):
     def head(self) -> nn.Linear:
         """The last layer."""
         return self.classifier[-1]  # type: ignore[return-value]
+
+    def pieces(self) -> list[nn.Module]:
+        """Its filters in rounds, the pooling that ends one before the next (see `levels.py`)."""
+        return stretches(self.features, lambda layer: isinstance(layer, nn.MaxPool2d))
 
     def decide(self, features: Tensor) -> Tensor:
         """(B, D) -> (B, outputs); its dense layers before the head may be frozen too."""
@@ -108,11 +117,12 @@ def _filters(inputs: int, outputs: int, side: int) -> nn.Conv2d:
     return made
 
 
-def _build(name: str, schema: Schema, stem: StemName, dropout: float) -> nn.Module:
+def _build(name: str, schema: Schema, stem: StemName, reads: ReadsName, dropout: float) -> nn.Module:
     shape = image_shape(schema)
     if shape is None:
         raise unfit(schema, name, "one picture alone")
-    return VGG(shape, LAYERS[name], output_size(schema), is_small(shape, stem), dropout)
+    seen, small = read_shape(shape, reads), is_small(shape, stem)
+    return careful(VGG(seen, LAYERS[name], output_size(schema), small, dropout, reader(schema, reads)), reads)
 
 
 ABOUT: dict[str, Any] = {
@@ -123,6 +133,9 @@ ABOUT: dict[str, Any] = {
     "year": 2014,
     "suits": lambda schema, rows: 0.0,  # never unasked: a network of history
     "takes": is_picture,
+    "layout": VGG.layout,
+    "pieces": VGG.pieces,
+    "as_body": {"stem": "small"},  # whose filters are the same, and whose dense layers, left behind, take no time to make
     "training": lambda schema, rows: {
         "training.learning_rate": 3e-4, "training.weight_decay": 0.02, "training.clip": 1.0,
         "training.epochs": 20 if rows < 10_000 else 8, "augment.shift": 2,
@@ -130,15 +143,20 @@ ABOUT: dict[str, Any] = {
 }  # fmt: skip
 DROPOUT = hyperparameter(0.5, search=(0.0, 0.6), help="in the dense layers, share of units silenced in training")
 STEM = hyperparameter("auto", help=STEM_HELP)
+READS = hyperparameter("rows", help=READS_HELP)
 
 
 @network("vgg11", parameters=132_863_336, **ABOUT)
-def vgg11(schema: Schema, role: str, *, stem: StemName = STEM, dropout: Share = DROPOUT) -> nn.Module:
+def vgg11(
+    schema: Schema, role: str, *, stem: StemName = STEM, reads: ReadsName = READS, dropout: Share = DROPOUT
+) -> nn.Module:
     """Eight layers of 3 x 3 filters and three dense layers."""
-    return _build("vgg11", schema, stem, dropout)
+    return _build("vgg11", schema, stem, reads, dropout)
 
 
 @network("vgg16", parameters=138_357_544, **ABOUT)
-def vgg16(schema: Schema, role: str, *, stem: StemName = STEM, dropout: Share = DROPOUT) -> nn.Module:
+def vgg16(
+    schema: Schema, role: str, *, stem: StemName = STEM, reads: ReadsName = READS, dropout: Share = DROPOUT
+) -> nn.Module:
     """Thirteen layers of 3 x 3 filters and three dense layers."""
-    return _build("vgg16", schema, stem, dropout)
+    return _build("vgg16", schema, stem, reads, dropout)

@@ -92,6 +92,7 @@ def _moments_like(like: Schema | None) -> Any:
 
 def _not_read(location: Any) -> str:
     """Why nothing reads `location`, and what was probably meant."""
+    from fathom.sources.annotations import ENDINGS, folder_of
     from fathom.sources.builtin import NAMES
     from fathom.sources.guess import IMAGES
     from fathom.sources.tables import SUFFIXES
@@ -108,6 +109,7 @@ def _not_read(location: Any) -> str:
     if path.exists():
         kind = f"files that end in '{path.suffix}'" if path.suffix else "files without an extension"
         hint = " Unpack it first." if path.suffix in (".zip", ".tar", ".7z", ".rar", ".tgz") else ""
+        hint = f" If it says what stands in pictures, give {folder_of(path)}." if path.suffix in ENDINGS else hint
         return f"{path} exists, but {kind} are not read.{hint} {known}"
     parent = path.parent
     siblings = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []

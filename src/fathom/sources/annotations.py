@@ -4,9 +4,14 @@
     voc     Annotations/*.xml, JPEGImages/, ImageSets/Main/PART.txt (Everingham et al. 2010)
     yolo    images/ and labels/*.txt, by part or not, class names in data.yaml or classes.txt (Redmon et al. 2016)
 
-PART is train, val or test, or a word that means one of them. What cannot be read of one picture is its `fault`; what makes
-a whole file worthless is a DataError. XML that declares a document type is refused, since such declarations can name
-other files and grow without bound.
+Corners are taken as the files have them, as edges: x runs from 0, left of the first pixel, to the width. COCO and YOLO mean
+it so. Pascal VOC's own tools counted pixels from 1 and inclusively, so that (1, 1, 60, 40) was all of a picture of 60 x 40;
+LabelImg and Roboflow, which write most of such files now, write edges, and users of torchvision read them so. Of files of
+the first kind the left and upper sides are a pixel further in than was meant, and a box of one pixel has no area.
+
+PART is train, val or test, or a word that means one of them; of YOLO data.yaml may name the folder of each. What cannot be
+read of one picture is its `fault`; what makes a whole file or a whole part worthless is a DataError.
+XML that declares a document type is refused, since such declarations can name other files and grow without bound.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -30,7 +35,10 @@ from fathom.sources.guess import IMAGES
 Box = tuple[str, float, float, float, float]  # label and corners
 MOST = 10**6  # pixels of a side
 COCO_KEYS = ("images", "annotations", "categories")
-NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "labels/classes.txt")
+YAMLS = ("data.yaml", "data.yml", "dataset.yaml")
+NAMES = (*YAMLS, "classes.txt", "obj.names", "labels/classes.txt")
+ENDINGS = (".json", ".xml", ".yaml", ".yml")  # of files that describe pictures and are no data by themselves
+TEXTS = (".json", ".txt", ".xml")  # what annotations are written in: never a picture under a strange name
 
 
 @dataclass
@@ -44,6 +52,7 @@ class Picture:
         part: "train", "validation", "test", or "" where the data name no parts.
         in_shares: whether the boxes are shares.
         fault: why its annotation cannot be read.
+        written: where each box is written, as "line 3 of a.txt".
     """
 
     path: Path
@@ -52,6 +61,12 @@ class Picture:
     part: str = ""
     in_shares: bool = False
     fault: str | None = None
+    written: list[str] = field(default_factory=list)
+
+    def add(self, box: Box, written: str) -> None:
+        """One box, and where it is written."""
+        self.boxes.append(box)
+        self.written.append(written)
 
 
 @dataclass
@@ -68,9 +83,17 @@ def reader(folder: Path) -> Callable[[Path], Found] | None:
         return None
     if coco_files(folder):
         return read_coco
-    if _has(folder / "Annotations", ".xml"):
+    if _files(folder / "Annotations", ".xml"):
         return read_voc
-    return read_yolo if yolo_folders(folder) else None
+    return read_yolo if is_yolo(folder) else None
+
+
+def folder_of(path: Path) -> str:
+    """What is to be given in place of a file of annotations, in words."""
+    place = path.absolute().parent
+    deeper = place.name.lower() == "annotations" or path.name.startswith("_annotations")
+    found = next((folder for folder in (place, place.parent)[: 1 + deeper] if reader(folder)), None)
+    return f"the folder, {found}" if found else "the folder that holds it and the pictures"
 
 
 def part_of(name: str) -> str:
@@ -87,11 +110,77 @@ def picture_names(folder: Path) -> list[str]:
         return sorted(e.name for e in entries if not e.name.startswith(".") and e.name.lower().endswith(IMAGES))
 
 
-def _has(folder: Path, ending: str) -> bool:
+def _files(folder: Path, *endings: str) -> list[Path]:
+    """The files of a folder that end in one of these, in letters of either case, sorted; none where there is no folder."""
     if not folder.is_dir():
-        return False
+        return []
     with os.scandir(folder) as entries:
-        return any(entry.name.endswith(ending) and not entry.name.startswith(".") for entry in entries)
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()]
+    return [folder / name for name in sorted(names) if name.lower().endswith(endings)]
+
+
+def _folders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted; none where there is no such folder."""
+    return sorted(child for child in folder.iterdir() if child.is_dir()) if folder.is_dir() else []
+
+
+def _by_stem(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        found.setdefault(path.stem, []).append(path)
+    return found
+
+
+def _pictures_of(folder: Path, stems: Iterable[str]) -> dict[str, list[Path]]:
+    """Stem of an annotation -> the pictures of that name, or else files of other kinds: their content says what they are."""
+    pictures = _by_stem([folder / name for name in picture_names(folder)])
+    others = _by_stem([path for path in _files(folder, "") if path.suffix.lower() not in TEXTS])
+    return {stem: pictures.get(stem) or others.get(stem, []) for stem in stems}
+
+
+def _own(stem: str, folder: Path, files: Sequence[Path], annotations: Sequence[Path], part: str) -> list[Picture]:
+    """The pictures of one stem; a fault where an annotation has none, or several, or a picture has several."""
+    fault = None
+    if not files and annotations:
+        fault = f"its picture is missing: {folder} holds no {stem}.jpg, .png or other picture for {annotations[0].name}"
+    elif len(files) > 1 and annotations:
+        names = " and ".join(path.name for path in files)
+        fault = f"{names} share the annotation {annotations[0].name}, which can be of one alone; rename or remove the other"
+    elif len(annotations) > 1:
+        fault = f"it has several annotations, {' and '.join(path.name for path in annotations)}; keep one"
+    return [Picture(path, part=part, fault=fault) for path in files or [folder / stem]]
+
+
+def _require_parts(folder: Path, found: Found, remedy: Callable[[Path, str], str]) -> None:
+    """Refuse a folder that is called like a part, holds pictures, and of which no picture is annotated.
+
+    Args:
+        folder: of the data.
+        found: all pictures that are annotated.
+        remedy: what to do about such a folder and its part, the beginning of a sentence.
+
+    Raises:
+        DataError: there is one; left out, it would vanish in silence.
+    """
+    used = {place for picture in found.pictures for place in (picture.path.parent, *picture.path.parent.parents)}
+    named = [child for top in _folders(folder) for child in (top, *_folders(top)) if _as_part(child.name)]
+    for place in [holder for child in named for holder in (child, child / "images")]:
+        names = picture_names(place)
+        if names and place not in used:
+            part = _as_part(place.name) or _as_part(place.parent.name)
+            raise _unlabeled(folder, place, part, "no annotation is of one of them", remedy(place, part))
+
+
+def _as_part(name: str) -> str:
+    """The part that a name is the word of, with a year or without ("val2017"), or ""."""
+    return PARTS.get(name.lower().rstrip("0123456789"), "")
+
+
+def _unlabeled(folder: Path, place: Path, part: str, lacking: str, remedy: str) -> DataError:
+    return DataError(
+        f"{place} holds {count_text(len(picture_names(place)), 'picture')} of the {part} part, and {lacking}. {remedy}, or move "
+        f"the pictures out of {folder}."
+    )
 
 
 def _text(path: Path) -> str:
@@ -154,14 +243,37 @@ def read_coco(folder: Path) -> Found:
             "instances_train.json, instances_val.json and instances_test.json, or leave one."
         )
     found = Found()
+    listed: dict[Path, list[tuple[str, Picture]]] = {}
     for part, path in files:
-        _read_coco_file(folder, path, part, found)
+        pictures = _read_coco_file(folder, path, part, found)
+        if not pictures and len(files) > 1:
+            raise DataError(
+                f"{path} lists no picture, so the {part} part is empty. Export it again, or remove it with its pictures."
+            )
+        for number, picture in pictures.items():
+            listed.setdefault(picture.path, []).append((f"image {number} of {path.name}", picture))
+    for several in (entries for entries in listed.values() if len(entries) > 1):
+        places = shorten([place for place, _ in several], 4)
+        for _, picture in several:
+            picture.fault = f"its file is listed {len(several)} times, and each picture has one entry: {places}"
+    beside = files[0][1].name.startswith("_")
+    _require_parts(
+        folder,
+        found,
+        lambda place, part: f"Add {place / '_annotations.coco.json' if beside else _coco_name(folder, part)} for them",
+    )
     return found
 
 
-def _read_coco_file(folder: Path, path: Path, part: str, found: Found) -> None:
+def _coco_name(folder: Path, part: str) -> Path:
+    """The usual name of the annotations of a part."""
+    return folder / "annotations" / f"instances_{'val' if part == 'validation' else part}.json"
+
+
+def _read_coco_file(folder: Path, path: Path, part: str, found: Found) -> dict[Any, Picture]:
+    """Add the pictures of one file; returns them by their ids."""
     data = _coco_json(path)
-    names = {_key(item.get("id")): str(item.get("name")) for item in data["categories"]}
+    names = _coco_classes(data["categories"], path)
     where = _picture_folder(folder, path, part, data["images"])
     pictures: dict[Any, Picture] = {}
     for item in data["images"]:
@@ -180,7 +292,7 @@ def _read_coco_file(folder: Path, path: Path, part: str, found: Found) -> None:
         elif item.get("iscrowd"):
             counts["crowd"] += 1
         else:
-            _add_coco(picture, item, names)
+            _add_coco(picture, item, names, path.name)
     found.pictures += pictures.values()
     if lost:
         found.notes.append(
@@ -194,6 +306,20 @@ def _read_coco_file(folder: Path, path: Path, part: str, found: Found) -> None:
     extra = [name for name in picture_names(where) if name not in listed]
     if extra and part_is_alone(folder, where, part):
         found.notes.append(_left_out("picture", where, extra, f"since {path.name} does not list them"))
+    return pictures
+
+
+def _coco_classes(categories: Sequence[Mapping[str, Any]], path: Path) -> dict[Any, str]:
+    """Id -> name of each class."""
+    names: dict[Any, str] = {}
+    for item in categories:
+        number, name = _key(item.get("id")), item.get("name")
+        if number is None or not isinstance(name, str | int) or not str(name).strip():
+            raise DataError(f"{path}: an entry of 'categories' has no id or no name: {str(item)[:80]}.")
+        if number in names:
+            raise DataError(f"{path}: two entries of 'categories' have the id {number}; each class needs one of its own.")
+        names[number] = str(name)
+    return names
 
 
 def part_is_alone(folder: Path, where: Path, part: str) -> bool:
@@ -232,20 +358,19 @@ def _picture_folder(folder: Path, path: Path, part: str, images: Sequence[Mappin
     return max(likely, key=lambda place: sum((place / name).is_file() for name in first), default=folder)
 
 
-def _add_coco(picture: Picture, item: Mapping[str, Any], names: Mapping[Any, str]) -> None:
-    """One annotation; the first that cannot be read is the picture's fault."""
+def _add_coco(picture: Picture, item: Mapping[str, Any], names: Mapping[Any, str], file: str) -> None:
+    """One annotation of a file; the first that cannot be read is the picture's fault."""
     name, box = names.get(_key(item.get("category_id"))), item.get("bbox")
+    written = f"annotation {item.get('id')} of {file}"
     if name is None:
         picture.fault = picture.fault or (
-            f"annotation {item.get('id')} has the category_id {item.get('category_id')}, which the list 'categories' lacks"
+            f"{written} has the category_id {item.get('category_id')}, which the list 'categories' lacks"
         )
     elif not isinstance(box, list) or len(box) != 4:
-        picture.fault = (
-            picture.fault or f"annotation {item.get('id')} has no bbox of x, y, width, height, but {str(box)[:40]}"
-        )
+        picture.fault = picture.fault or f"{written} has no bbox of x, y, width, height, but {str(box)[:40]}"
     else:
         x, y, width, height = map(_number, box)
-        picture.boxes.append((name, x, y, x + width, y + height))
+        picture.add((name, x, y, x + width, y + height), written)
 
 
 # ---------------------------------------------------------------- Pascal VOC
@@ -256,23 +381,21 @@ def read_voc(folder: Path) -> Found:
     pictures = next((folder / name for name in ("JPEGImages", "images", "Images") if (folder / name).is_dir()), None)
     if pictures is None:
         raise DataError(f"{folder} has Annotations but no folder JPEGImages with their pictures.")
-    annotated = {
-        path.stem: path for path in sorted((folder / "Annotations").glob("*.xml")) if not path.name.startswith(".")
-    }
-    files = {Path(name).stem: pictures / name for name in picture_names(pictures)}
+    annotated = _by_stem(_files(folder / "Annotations", ".xml"))
     parts = _voc_parts(folder / "ImageSets" / "Main")
     found, hard = Found(), 0
-    for name in parts or annotated:
-        picture = Picture(files.get(name, pictures / f"{name}.jpg"), part=parts.get(name, ""))
-        if name in annotated:
-            hard += _read_voc_file(annotated[name], picture)
-        else:
-            picture.fault = f"{folder / 'Annotations' / name}.xml, its annotation, is missing"
-        found.pictures.append(picture)
-    alone = [path.name for name, path in files.items() if name not in annotated and name not in parts]
+    for name, files in _pictures_of(pictures, parts or annotated).items():
+        for picture in _own(name, pictures, files, annotated.get(name, []), parts.get(name, "")):
+            if name not in annotated:
+                picture.fault = f"{folder / 'Annotations' / name}.xml, its annotation, is missing"
+            elif picture.fault is None:
+                hard += _read_voc_file(annotated[name][0], picture)
+            found.pictures.append(picture)
+    known = {*annotated, *parts}
+    alone = [name for name in picture_names(pictures) if Path(name).stem not in known]
     if alone:
         found.notes.append(_left_out("picture", pictures, alone, "since there is no XML file of that name"))
-    unlisted = [path.name for name, path in annotated.items() if parts and name not in parts]
+    unlisted = [path.name for name, paths in annotated.items() for path in paths if parts and name not in parts]
     if unlisted:
         why = "since no list of ImageSets/Main names them"
         found.notes.append(_left_out("annotation", folder / "Annotations", unlisted, why))
@@ -280,6 +403,12 @@ def read_voc(folder: Path) -> Found:
         found.notes.append(
             f"{counted(hard, 'object marked as difficult counts', 'objects marked as difficult count')} like the others."
         )
+    _require_parts(
+        folder,
+        found,
+        lambda place, part: f"Put them into {pictures}, an XML file of each into {folder / 'Annotations'}, and their names "
+        f"into {folder / 'ImageSets' / 'Main'}/{'val' if part == 'validation' else part}.txt",
+    )
     return found
 
 
@@ -296,6 +425,8 @@ def _voc_parts(folder: Path) -> dict[str, str]:
                 )
             if name:
                 parts[name] = part
+        if part not in parts.values():
+            raise DataError(f"{path} names no picture. Fill it in, or remove it and Fathom cuts this part from the others.")
     return parts
 
 
@@ -329,7 +460,7 @@ def _read_voc_file(path: Path, picture: Picture) -> int:
             picture.fault = picture.fault or f"object {number} of {path.name} has no {'bndbox' if name else 'name'}"
             continue
         x1, y1, x2, y2 = (_number(box.findtext(side)) for side in ("xmin", "ymin", "xmax", "ymax"))
-        picture.boxes.append((name, x1, y1, x2, y2))
+        picture.add((name, x1, y1, x2, y2), f"object {number} of {path.name}")
         hard += (item.findtext("difficult") or "").strip() == "1"
     return hard
 
@@ -337,17 +468,29 @@ def _read_voc_file(path: Path, picture: Picture) -> int:
 # ---------------------------------------------------------------- YOLO
 
 
-def yolo_folders(folder: Path) -> list[tuple[str, Path, Path]]:
-    """(part, folder of pictures, folder of labels): images/ and labels/, images/train and labels/train, or train/images ..."""
+def is_yolo(folder: Path) -> bool:
+    """Whether a folder has labels where the layout has them, or a data.yaml with classes and parts."""
+    if any(_labels(labels) for labels in yolo_folders(folder).values()):
+        return True
+    text = next((_text(folder / name) for name in YAMLS if (folder / name).is_file()), "")
+    return any(_yaml_names(text)) and any(_yaml_parts(text))
+
+
+def yolo_folders(folder: Path) -> dict[Path, Path]:
+    """Folder of pictures -> of labels: images/ and labels/, images/train and labels/train, or train/images ..."""
     images, labels = folder / "images", folder / "labels"
-    children = sorted(child for child in folder.iterdir() if child.is_dir())
-    inside = sorted(child for child in images.iterdir() if child.is_dir()) if images.is_dir() else []
-    pairs = [(part_of(child.name), child, labels / child.name) for child in inside]
-    pairs += [
-        (part_of(child.name), child / "images", child / "labels") for child in children if child.name.lower() in PARTS
-    ]
-    pairs.append(("", images, labels))
-    return [pair for pair in pairs if pair[1].is_dir() and _has(pair[2], ".txt")]
+    inside = sorted({child.name for child in (*_folders(images), *_folders(labels))})
+    parts = [child for child in _folders(folder) if child.name.lower() in PARTS]
+    return (
+        {images / name: labels / name for name in inside}
+        | {child / "images": child / "labels" for child in parts}
+        | {images: labels}
+    )
+
+
+def _labels(folder: Path) -> list[Path]:
+    """The files of labels in a folder."""
+    return [path for path in _files(folder, ".txt") if path.name not in NAMES]
 
 
 def read_yolo(folder: Path) -> Found:
@@ -355,25 +498,99 @@ def read_yolo(folder: Path) -> Found:
     names, found = class_names(folder), Found()
     if names is None:
         found.notes.append(f"{folder} has no data.yaml or classes.txt, so the classes have numbers for names.")
-    for part, images, labels in yolo_folders(folder):
-        files = {Path(name).stem: images / name for name in picture_names(images)}
-        texts = {path.stem: path for path in sorted(labels.glob("*.txt")) if path.name not in NAMES}
-        for name in sorted({**files, **texts}):
-            picture = Picture(files.get(name, images / f"{name}.jpg"), part=part, in_shares=True)
-            if name in texts:
-                _read_yolo_file(texts[name], names, picture)
+    named, places = yaml_folders(folder), yolo_folders(folder)
+    for images, labels in {**{images: _labels_beside(folder, images) for images in named}, **places}.items():
+        word = images.parent.name if images.name == "images" and images.parent != folder else images.name
+        part = named.get(images) or ("" if images == folder / "images" else part_of(word))
+        texts, pictures = _by_stem(_labels(labels)), picture_names(images)
+        if texts:
+            _read_yolo_folder(images, texts, names, part, found)
+        elif pictures and part:
+            lacking = f"{labels} holds no file of labels for them"
+            raise _unlabeled(folder, images, part, lacking, "Add one for each, empty where nothing is to be found")
+        elif pictures:
+            found.notes.append(_left_out("picture", images, pictures, f"since {labels} holds no file of labels for them"))
+    _require_parts(folder, found, lambda place, part: f"Put them into {place}/images, and their labels into {place}/labels")
+    return found
+
+
+def _read_yolo_folder(
+    images: Path, texts: Mapping[str, list[Path]], names: list[str] | None, part: str, found: Found
+) -> None:
+    stems = sorted({*(Path(name).stem for name in picture_names(images)), *texts})
+    bare = []
+    for name, files in _pictures_of(images, stems).items():
+        for picture in _own(name, images, files, texts.get(name, []), part):
+            picture.in_shares = True
+            if name not in texts:
+                bare.append(picture.path.name)
+            elif picture.fault is None:
+                _read_yolo_file(texts[name][0], names, picture)
             found.pictures.append(picture)
-        bare = [path.name for name, path in files.items() if name not in texts]
-        if bare:
-            stand = counted(len(bare), "picture has", "pictures have")
-            found.notes.append(
-                f"{images}: {stand} no file of labels; nothing is to be found there: {shorten(bare, 3)}."
+    if bare:
+        stand = counted(len(bare), "picture has", "pictures have")
+        found.notes.append(f"{images}: {stand} no file of labels; nothing is to be found there: {shorten(bare, 3)}.")
+
+
+def yaml_folders(folder: Path) -> dict[Path, str]:
+    """Folder of pictures -> part, as data.yaml names them; none where it names none.
+
+    Raises:
+        DataError: a name is of no folder of pictures inside `folder`, or two parts have one folder.
+    """
+    path = next((folder / name for name in YAMLS if (folder / name).is_file()), None)
+    found: dict[Path, str] = {}
+    if path is None:
+        return found
+    for key, value in _yaml_parts(_text(path)):
+        part, place = PARTS[key], _inside(folder, value)
+        if place is None:
+            raise DataError(
+                f"{path} names {value} as its {key} part, which is no folder in {folder}. Write the folder of the pictures as "
+                f"it lies beside {path.name}, as in {key}: images/{key}, or remove the line."
+            )
+        if not picture_names(place):
+            place /= "images"
+        if not picture_names(place):
+            raise DataError(f"{path} names {value} as its {key} part, which holds no picture. Mend or remove the line.")
+        if found.setdefault(place, part) != part:
+            raise DataError(
+                f"{path} names {value} for two parts, {found[place]} and {part}. A picture belongs to one; remove the line "
+                f"'{key}: {value}', and Fathom cuts that part from the others."
             )
     return found
 
 
+def _inside(folder: Path, name: str) -> Path | None:
+    """A folder in `folder`, as data.yaml names it; None where there is none.
+
+    Exports write ../train/images for the folder train/images beside data.yaml, so leading steps upward are tried without.
+    """
+    name = name.replace("\\", "/")
+    root = os.path.abspath(folder)
+    for way in (name, re.sub(r"^(?:\.\.?/)+", "", name)):
+        place = os.path.relpath(os.path.join(root, way), root)
+        if not place.startswith("..") and (folder / place).is_dir():
+            return folder / place
+    return None
+
+
+def _labels_beside(folder: Path, images: Path) -> Path:
+    """Where the labels of a folder of pictures are: under "labels" in place of the last "images", or beside the pictures."""
+    words = list(images.relative_to(folder).parts)
+    if "images" not in words:
+        return images
+    words[len(words) - 1 - words[::-1].index("images")] = "labels"
+    return folder.joinpath(*words)
+
+
 def _read_yolo_file(path: Path, names: list[str] | None, picture: Picture) -> None:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    try:
+        lines = _text(path).splitlines()
+    except (DataError, OSError) as error:
+        picture.fault = str(error).rstrip(".")
+        return
+    for number, line in enumerate(lines, 1):
         words = line.split()
         if not words:
             continue
@@ -385,7 +602,8 @@ def _read_yolo_file(path: Path, names: list[str] | None, picture: Picture) -> No
             fault = f"has the class {words[0]}, but classes are {known}"
         else:
             x, y, width, height = map(_number, words[1:])
-            picture.boxes.append((label, x - width / 2, y - height / 2, x + width / 2, y + height / 2))
+            sides = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+            picture.add((label, *sides), f"line {number} of {path.name}")
             continue
         picture.fault = picture.fault or f"line {number} of {path} {fault}"
 
@@ -419,6 +637,19 @@ def _yaml_names(text: str) -> Iterator[str]:
         if head:
             yield from _yaml_list(_uncommented(head[1]), lines)
             return
+
+
+def _yaml_parts(text: str) -> Iterator[tuple[str, str]]:
+    """The entries `train`, `val`, `test` ... of a YAML file: word and folder; a list makes several."""
+    lines = text.splitlines()
+    for number, line in enumerate(lines, 1):
+        head = re.match(r"(\w+)\s*:(?:\s+(.*))?$", line)
+        if not head or head[1] not in PARTS:
+            continue
+        first = _uncommented(head[2] or "")
+        listed = not first or first.startswith("[")
+        values = _yaml_list(first, iter(lines[number:])) if listed else [_unquoted(first)]
+        yield from ((head[1], value) for value in values if value not in ("", "~", "null"))
 
 
 def _yaml_list(first: str, rest: Iterator[str]) -> Iterator[str]:

@@ -36,6 +36,10 @@ LABELS = ("label_name", "label", "class", "target", "y", "category")
 IDX = re.compile(r"^(?P<part>.*?)[-_.]?(?P<role>images|labels)[-_.]idx\d[-_.]ubyte(\.gz)?$")
 IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 GROUP = "group"
+UNBOXED = {  # folders of pictures with boxes -> where those of the format are expected
+    "images": "labels/*.txt (YOLO) or annotations/instances.json (COCO)",
+    "jpegimages": "Annotations/*.xml (Pascal VOC)",
+}
 LEFT_BEHIND = ("__MACOSX", "__pycache__")
 LAYOUT = "Expected: FOLDER/cats/1.jpg, FOLDER/dogs/2.jpg, or FOLDER/train/cats/1.jpg and FOLDER/test/cats/2.jpg."
 
@@ -126,11 +130,7 @@ class Images(Guessed):
                 _require_known(self.path, folder.name, classes[folder.name], train)
         self._splits = {part: np.concatenate(index) for part, index in splits.items() if sum(map(len, index))}
         self._judge_by_validation()
-        if skipped:
-            kinds = sorted({Path(name).suffix.lower() or Path(name).name for name in skipped})
-            self.reading_notes.append(
-                f"{count_text(len(skipped), 'file')} left out, with the extension of no picture: {shorten(kinds)}."
-            )
+        self.reading_notes += not_pictures([os.path.relpath(name, self.path) for name in skipped])
         return Columns({"image": paths, "label": labels})
 
     # ------------------------------------------------------------ idx
@@ -280,8 +280,8 @@ def _require_layout(path: Path, children: Sequence[Path]) -> None:
     tables = [entry.name for entry in files if suffix(entry) in SUFFIXES or entry.suffix == ".npz"]
     if pictures:
         raise DataError(
-            f"{path} holds {len(pictures)} pictures ({pictures[0].name}, ...) but no class folders, so "
-            "nothing says what "
+            f"{path} holds {count_text(len(pictures), 'picture')} ({shorten([entry.name for entry in pictures], 1)}) but no "
+            "class folders, so nothing says what "
             f"they show. Put each class into a folder of its own. {LAYOUT}"
         )
     if tables:
@@ -313,6 +313,8 @@ def _require_classes(folder: Path, names: set[str], learnt: bool) -> None:
         hint = (
             f" {folder / only} has folders of its own ({shorten(inner, 4)}): is that the one?" if len(inner) > 1 else ""
         )
+        if only.lower() in UNBOXED:
+            hint = f" To find things in the pictures, put the boxes beside '{only}': {UNBOXED[only.lower()]}."
         raise DataError(
             f"The folder {folder} has one class folder only, '{only}', so there is nothing to tell "
             f"apart.{hint} {LAYOUT}"
@@ -340,7 +342,7 @@ def subfolders(path: Path) -> list[Path]:
 def class_files(folder: Path, skipped: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Class and sorted picture files of each class folder; other files are added to `skipped`."""
     skipped += [
-        entry.name
+        str(entry)
         for entry in sorted(folder.iterdir())
         if entry.is_file() and not entry.name.startswith(".") and entry.suffix.lower() not in IMAGES
     ]
@@ -350,7 +352,7 @@ def class_files(folder: Path, skipped: list[str]) -> Iterator[tuple[str, list[st
     children = subfolders(folder)
     if loose and children:
         raise DataError(
-            f"{folder} holds {len(loose)} pictures beside its class folders ({shorten(loose, 3)}), and "
+            f"{folder} holds {count_text(len(loose), 'picture')} beside its class folders ({shorten(loose, 3)}), and "
             "nothing says what they "
             "show. Move each into the folder of its class, or out."
         )
@@ -370,7 +372,7 @@ def _pictures(folder: Path, skipped: list[str]) -> Iterator[str]:
             if os.path.splitext(name)[1].lower() in IMAGES:
                 yield os.path.join(root, name)
             else:
-                skipped.append(name)
+                skipped.append(os.path.join(root, name))
 
 
 def picture_files(path: Path) -> list[str]:
@@ -386,6 +388,25 @@ def picture_files(path: Path) -> list[str]:
         return files
     require_file(path)
     return [str(path)]
+
+
+def other_files(path: Path) -> list[str]:
+    """A sentence about the files of a folder whose names are not those of pictures; none where there are none."""
+    skipped: list[str] = []
+    for _ in _pictures(path, skipped):
+        pass
+    return not_pictures(skipped)
+
+
+def not_pictures(skipped: Sequence[str]) -> list[str]:
+    """A sentence about files that were left out by their names; none where there are none."""
+    if not skipped:
+        return []
+    kinds = sorted({Path(name).suffix.lower() or Path(name).name for name in skipped})
+    return [
+        f"{count_text(len(skipped), 'file')} left out, with the extension of no picture ({shorten(kinds)}): "
+        f"{shorten(sorted(skipped), 5)}."
+    ]
 
 
 def require_file(path: Path) -> None:

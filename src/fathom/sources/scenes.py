@@ -25,8 +25,8 @@ from fathom.core.prepare import codes
 from fathom.core.recipe import Data
 from fathom.core.registry import fields, source
 from fathom.core.tensors import to_list
-from fathom.fields.boxes import SIDES, boxes_type
-from fathom.fields.image import DAMAGED, UnreadableError, open_picture
+from fathom.fields.boxes import SIDES, bad_box, boxes_type
+from fathom.fields.image import UnreadableError, opened
 from fathom.sources.annotations import Picture, counted, reader
 from fathom.sources.base import Guessed
 from fathom.sources.guess import Setting, make_inputs, special_columns
@@ -72,7 +72,7 @@ class Scenes(Guessed):
             special = special_columns(columns, self.options, self.location)
             inputs = make_inputs({"image": "image"}, self._at_their_size(columns), self.location)
             boxes = fields["boxes"].make(["boxes"], **self.options.fields.get("boxes", {}))
-            boxes.picture = inputs["image"]
+            boxes.beside(inputs)
             self._schema = Schema(inputs, {"boxes": boxes}, special, ("image",))
         return self._schema
 
@@ -158,29 +158,19 @@ class Scenes(Guessed):
 
 
 def upright_size(path: Any) -> tuple[int, int] | str:
-    """(width, height) of a picture as people see it, from the header of a file; why it cannot be read."""
-    from PIL import Image as Pillow
-
+    """(width, height) of a picture as people see it, from the header of a file or its bytes; why it cannot be read."""
     try:
-        with Pillow.open(path) as header:
+        with opened(path) as header:
             width, height = header.size
             return (height, width) if header.getexif().get(ORIENTATION) in TURNED else (width, height)
-    except (*DAMAGED, Pillow.DecompressionBombError):
-        return _unreadable(path)  # the decoder says why
-
-
-def _unreadable(path: Any) -> tuple[int, int] | str:
-    try:
-        width, height = open_picture(str(path)).size
     except UnreadableError as error:
         return str(error)
-    return width, height
 
 
 def _scene(picture: Picture, size: tuple[int, int] | str, cut: list[int]) -> dict[str, Any]:
     """A row of the column "boxes"; `cut` counts the boxes that rounding put over the edge."""
     if isinstance(size, str):
-        return {"width": None, "height": None, "fault": size, "objects": []}
+        return {"width": None, "height": None, "fault": picture.fault or size, "objects": []}
     fault = picture.fault
     if fault is None and picture.size and picture.size != size:
         stated, found = (f"{width} x {height}" for width, height in (picture.size, size))
@@ -192,7 +182,11 @@ def _scene(picture: Picture, size: tuple[int, int] | str, cut: list[int]) -> dic
     inside = [_rounded(box, size) for box in boxes]
     cut[0] += sum(one != other for one, other in zip(boxes, inside, strict=True) if not any(v != v for v in one[1:]))
     objects = [dict(zip(("label", *SIDES), box, strict=True)) for box in inside]
-    return {"width": size[0], "height": size[1], "fault": fault, "objects": objects}
+    made = {"width": size[0], "height": size[1], "fault": fault, "objects": objects}
+    bad = None if fault else bad_box(made)
+    if bad and picture.written:
+        made["fault"] = f"{bad[1]}; see {picture.written[bad[0]]}"  # the field would say the same, but not where it is written
+    return made
 
 
 def _rounded(

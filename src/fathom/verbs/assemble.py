@@ -36,7 +36,7 @@ from fathom.core.contract import (
     epoch_steps,
 )
 from fathom.core.device import Device
-from fathom.core.errors import FathomError, unknown
+from fathom.core.errors import FathomError, count_text, unknown
 from fathom.core.features import Served
 from fathom.core.prepare import Prepared
 from fathom.core.recipe import (
@@ -710,6 +710,25 @@ def complete(task: Task, device: Device) -> Task:
     training = task.recipe.training
     left_open = training.threads is None or training.precision is None or training.steps is None
     return by_trial(task, device)[0] if left_open else task
+
+
+def by_timing(task: Task, settled: Recipe, device: Device) -> list[str]:
+    """A sentence about what a trial chose among several ways, which may differ from run to run; none where it chose nothing.
+
+    Args:
+        task: as it was before the trial.
+        settled: the recipe with what the trial showed.
+        device: where it runs.
+    """
+    asked, chosen = task.recipe.training, settled.training
+    ways = {
+        f"precision {chosen.precision}": asked.precision is None and len(_precisions(task, device)) > 1,
+        count_text(chosen.threads or 1, "thread"): asked.threads is None and len(_threads(device)) > 1,
+        count_text(chosen.planned_steps(), "step"): asked.steps is None,
+    }
+    found = [way for way, timed in ways.items() if timed]
+    told = f"Chosen by timing: {', '.join(found)}. Another run may choose otherwise; this run's recipe.toml repeats it exactly."
+    return [told] if found else []
 
 
 def _precisions(task: Task, device: Device) -> list[str]:

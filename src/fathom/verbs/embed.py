@@ -77,7 +77,7 @@ def embedding(run: Run | str | Path, *inputs: Any) -> Embedding:
         raise DataError("embed needs something to turn into vectors: a text, a file, a folder or rows.")
     reads, encodes = _read_as(run.schema)
     columns, names = read_some(inputs, reads)
-    rows = encode_all(encodes, columns, names, "turned into a vector")
+    rows = encode_all(run, encodes, columns, names, "turned into a vector")
     texts = [item.columns[0] for item in reads.inputs.values() if item.kind == "text"]
     if len(reads.inputs) == len(texts) == 1:
         told = zip(names, to_list(columns[texts[0]]), strict=True)

@@ -18,9 +18,10 @@ from fathom.analysis.reconstruction import label_of, reconstructs
 from fathom.analysis.reconstruction import results as reconstructed
 from fathom.analysis.samples import makes
 from fathom.analysis.samples import results as of_samples
+from fathom.core.bad_rows import BadRowsError, told, write
 from fathom.core.contract import Columns, Schema
 from fathom.core.errors import DataError, FathomError
-from fathom.core.prepare import Prepared, blocks, describe_row, encode, input_hashes, missing_groups, remarked, windowed
+from fathom.core.prepare import Prepared, bad_rows, blocks, encode, input_hashes, missing_groups, windowed
 from fathom.core.recipe import Data
 from fathom.core.run import read_json
 from fathom.core.tensors import Batch, TensorSet
@@ -135,6 +136,7 @@ def _known(run: Run, original: Prepared, columns: Columns) -> tuple[dict[str, Ba
     return scores.alone(run.schema, learnt, original.sets["train"], columns)
 
 
+BAD_ROWS = "bad-rows-evaluate.csv"
 NO_BASELINE = "The training rows are gone or have changed, so there is no baseline."
 NO_TIME = "How early the classes are told is left out, since time and alarms are counted by the rows of the run."
 
@@ -162,14 +164,16 @@ def read_rows(
         whole, notes = source.given_splits()["test"], [*notes, *source.notes()]
     schema = replace(schema, special={part: name for part, name in schema.special.items() if name in columns})
     rows, faults = encode(schema, columns)
-    told = [describe_row(columns, schema, row, faults[row]) for row in sorted(faults)[:1]]
+    bad, place = bad_rows(schema, columns, faults), run.path / BAD_ROWS
     if len(faults) > options.bad_rows * columns.rows:
-        raise DataError(f"{len(faults)} of {columns.rows} rows cannot be judged: {told[0]}. Mend or remove them.")
+        out = [row for row in bad if not row.used]
+        raise BadRowsError(f"{len(faults)} of {columns.rows} rows cannot be judged", out, "Mend or remove them.").listed(place)
+    if bad:
+        write(place, bad)
     kept = np.setdiff1d(whole, list(faults))
     together = blocks(columns, schema, {"test": kept})
     notes += missing_groups(columns, schema)
-    notes += [f"{len(faults)} rows are left out: {told[0]}"] if faults else []
-    notes += remarked(schema, columns)
+    notes += told(bad, BAD_ROWS)
     if original is not None:
         learnt = np.isin(input_hashes(columns, schema)[kept], original.hashes[original.splits["train"]]).sum()
         notes += [f"{learnt:,} of these rows were learnt from; the figures are too good."] if learnt else []

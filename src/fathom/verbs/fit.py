@@ -25,10 +25,10 @@ from fathom.core import device as devices
 from fathom.core.device import Device
 from fathom.core.errors import FathomError, RunError, count_text
 from fathom.core.recipe import BUDGETS, OWN, Recipe, StageTable, Training, flag_changes, in_shares, merge
-from fathom.core.run import RunFolder, read_json, safe_name, sealed_json, write_atomic
+from fathom.core.run import RunFolder, load_tensors, read_json, safe_name, sealed_json, write_atomic
 from fathom.networks import own
 from fathom.verbs import members, transfer
-from fathom.verbs.assemble import Session, Task, Tell, check_weights, complete, open_task, silent
+from fathom.verbs.assemble import Session, Task, Tell, by_timing, check_weights, complete, open_task, silent
 from fathom.verbs.result import Run
 from fathom.verbs.train import train_one
 
@@ -178,11 +178,11 @@ def _start(data: Any, tree: dict[str, Any], session: Session) -> Run:
     with bad_rows.listing(Path(training.out) / f"{name}-{bad_rows.FILE}"):
         task = open_task(data, tree, session.module, session.loss)
     check_weights(task)
-    task = complete(task, device)
+    planned, task = task, complete(task, device)
     folder = RunFolder.create(Path(training.out), name, exact=exact)
     with folder.lock():
         _write_start(folder, task)
-        _introduce(task, session.tell, folder)
+        _introduce(task, session.tell, folder, by_timing(planned, task.recipe, device))
         return _train(folder, task, data, device, session, time.perf_counter() - begin)
 
 
@@ -209,9 +209,9 @@ def _version() -> str:
     return version("fathom")
 
 
-def _introduce(task: Task, tell: Tell, folder: RunFolder) -> None:
-    """Tell what was guessed, and keep it in log.txt."""
-    lines = describe(task)
+def _introduce(task: Task, tell: Tell, folder: RunFolder, timed: Sequence[str]) -> None:
+    """Tell what was guessed and what a trial chose, and keep it in log.txt."""
+    lines = [*describe(task), *(f"Note      {note}" for note in timed)]
     for line in lines:
         tell(line)
     folder.file("log.txt").write_text("\n".join(lines) + "\n", "utf-8")
@@ -387,7 +387,13 @@ def _check_module(folder: RunFolder, network: Mapping[str, Any], module: nn.Modu
 
 
 def _finished(folder: RunFolder, session: Session) -> Run:
-    """Nothing is left to do, but for the page where a kill came before it."""
+    """Nothing is left to do, but for the page where a kill came before it.
+
+    Raises:
+        DamagedError: the weights that were deployed have changed since they were written.
+    """
+    if (weights := folder.file("model") / transfer.WEIGHTS).exists():
+        load_tensors(weights)
     if not folder.file("report.html").exists():
         from fathom.analysis.report import write_report
 

@@ -13,7 +13,7 @@ import torch
 from fathom.analysis import decision, early, episodes, evaluate, language, reconstruction, samples, scores
 from fathom.analysis.baseline import baselines
 from fathom.core.contract import Columns, Predictor, Schema, TensorSet
-from fathom.core.prepare import Prepared, file_columns
+from fathom.core.prepare import Prepared, file_columns, place_of
 from fathom.core.tensors import to_list
 from fathom.verbs import drawing, frozen
 from fathom.verbs.generate import writes_on, written_sample
@@ -48,7 +48,7 @@ def judge(
         label = reconstruction.label_of(prepared.schema, prepared.columns, prepared.splits["test"])
         results = reconstruction.results(predictor, train, test, seed, blocks, label)
         for mistake in results["mistakes"]:
-            show(mistake, int(prepared.splits["test"][mistake["row"]]), prepared.columns, prepared.schema, test)
+            show(mistake, int(prepared.splits["test"][mistake["row"]]), prepared, test)
         return results
     if samples.makes(prepared.schema):
         return samples.results(predictor, train, test, seed, frozen.extractor(prepared, seed))
@@ -64,13 +64,18 @@ def judge(
     for name, made in decided.items():
         results["targets"][name]["decision"] = made
     results["evaluation_notes"] = [*decision.notes(decided), *results.pop("notes"), *notes, *told, *remarks]
-    rows = prepared.splits["test"]
-    pictures = drawing.of_rows(outputs, test, prepared.schema, [mistake["row"] for mistake in results["mistakes"]])
+    rows, worst = prepared.splits["test"], [mistake["row"] for mistake in results["mistakes"]]
+    pictures = drawing.of_rows(outputs, test, prepared.schema, worst)
     for mistake, picture in zip(results["mistakes"], pictures, strict=True):
-        show(mistake, int(rows[mistake["row"]]), prepared.columns, prepared.schema, test)
+        show(mistake, int(rows[mistake["row"]]), prepared, test)
         mistake.update({"picture": picture} if picture else {})
     if boxes := drawing.boxes_of(prepared.schema):
-        results["targets"][boxes[0]]["pictures"] = drawing.samples(outputs, test, prepared.schema)
+        chosen = drawing.sampled(len(test), worst)
+        made = drawing.of_rows(outputs, test, prepared.schema, chosen)
+        names = [place_of(prepared.columns, prepared.schema, int(rows[row]), prepared.numbers) for row in chosen]
+        results["targets"][boxes[0]]["pictures"] = [
+            {"name": name, "picture": picture} for name, picture in zip(names, made, strict=True)
+        ]
     return results
 
 
@@ -114,10 +119,11 @@ def _joined(text: Any) -> str:
     return "\n".join(turn or "" for turn in text) if isinstance(text, list) else str(text or "")
 
 
-def show(mistake: dict[str, Any], row: int, columns: Columns, schema: Schema, test: TensorSet) -> None:
+def show(mistake: dict[str, Any], row: int, prepared: Prepared, test: TensorSet) -> None:
     """Add the picture, or the raw values, of one row of the test split."""
+    columns, schema = prepared.columns, prepared.schema
     encoded = test.batch(torch.tensor([mistake["row"]]))
-    mistake["row"] = row + 1
+    mistake["row"] = prepared.number(row)
     for name, item in schema.inputs.items():
         if item.kind == "image":
             mistake["picture"] = thumbnail(encoded[name][0].numpy())

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from fathom.core.errors import FathomError, unknown
 from fathom.core.recipe import Data, StageTable, Training
 from fathom.core.registry import REGISTRIES, Entry, Hyperparameter, algorithms, augmentations, fields, networks
+from fathom.verbs.counting import counted
 
 PLANNED = "The plan chooses other defaults where your data call for them; `fathom plan DATA` shows those of your data."
 
@@ -22,7 +23,8 @@ def listing(kind: str = "networks") -> list[dict[str, Any]]:
         kind: networks, fields, sources, algorithms or augmentations; keys, optimizers, schedules or losses.
 
     Returns:
-        name, summary, what the decorator states, and "hyperparameters" (name, default, search, help).
+        name, summary, what the decorator states, and "hyperparameters" (name, default, search, help); of networks of
+        pictures also "counted" (parameters by their defaults, and at: for which pictures).
 
     Raises:
         FathomError: there is no such kind.
@@ -34,13 +36,16 @@ def listing(kind: str = "networks") -> list[dict[str, Any]]:
 
 
 def _components(kind: str) -> list[dict[str, Any]]:
-    return [_component(entry) for entry in REGISTRIES[kind]]
+    return [_component(entry, kind) for entry in REGISTRIES[kind]]
 
 
-def _component(entry: Entry) -> dict[str, Any]:
+def _component(entry: Entry, kind: str) -> dict[str, Any]:
     told = {key: value for key, value in entry.about.items() if isinstance(value, str | int | tuple) or value is None}
     planned = {"planned": PLANNED} if entry.about.get("training") else {}
-    return {"name": entry.name, "summary": entry.summary, **told, **planned, "hyperparameters": _knobs(entry.hyperparameters)}
+    size = counted(entry) if kind == "networks" else None
+    sized = {"counted": {"parameters": size.parameters, "at": size.at}} if size else {}
+    knobs = {"hyperparameters": _knobs(entry.hyperparameters)}
+    return {"name": entry.name, "summary": entry.summary, **told, **sized, **planned, **knobs}
 
 
 def _knobs(knobs: Mapping[str, Hyperparameter], prefix: str = "") -> list[dict[str, Any]]:

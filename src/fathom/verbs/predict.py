@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from fathom.analysis.language import ROWS, writes
 from fathom.analysis.reconstruction import reconstructs
 from fathom.analysis.samples import makes
 from fathom.analysis.wording import capital
+from fathom.core.bad_rows import BadRow, BadRowsError
 from fathom.core.contract import Columns, Schema, TensorSet
 from fathom.core.errors import DataError
 from fathom.core.prepare import encode
@@ -25,9 +26,11 @@ from fathom.core.tensors import to_list
 from fathom.fields.category import Category
 from fathom.fields.copies import THRESHOLD
 from fathom.sources import read_inputs
+from fathom.sources.images import other_files
 from fathom.verbs import drawing
 from fathom.verbs.result import Run, load
 
+BAD_ROWS = "bad-rows-predict.csv"  # in the run's folder
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\0")
 
 
@@ -43,10 +46,11 @@ def predict(run: Run | str | Path, *inputs: Any) -> list[dict[str, Any]]:
         several targets these stand under the target's name. Of boxes "answer" is a list of {"label", "confidence",
         "box"}, x1, y1, x2, y2 in pixels of the upright picture, whose "size" (width, height) stands beside. An answer that
         rests on what no training row had says so under "note". Of what reconstructs its inputs "answer" is "anomaly" or
-        "normal", with "score", "threshold", and of tables the share of each of the "columns" in the score.
+        "normal", with "score", "threshold", and of tables the share of each of the "columns" in the score. A row that cannot
+        be read among others that can has "input" and "error", and nothing else.
 
     Raises:
-        DataError: an input cannot be read, lacks a column, or holds no rows.
+        DataError: no row can be read, or an input lacks a column or holds no rows.
     """
     run = load(run)
     if not inputs:
@@ -54,7 +58,30 @@ def predict(run: Run | str | Path, *inputs: Any) -> list[dict[str, Any]]:
     _require_inputs(run)
     schema = replace(run.schema, targets={}, special={})
     columns, names = read_some(inputs, schema)
-    rows = encode_all(schema, columns, names, "answered")
+    rows, faults = encode(schema, columns)
+    if len(faults) == columns.rows:
+        refuse(run, faults, names, "answered")
+    if not faults:
+        return _answered(run, schema, columns, names, rows)
+    kept = [row for row in range(columns.rows) if row not in faults]
+    columns = columns.take(np.array(kept))
+    rows, _ = encode(schema, columns)  # what fields remark then speaks of these rows
+    answers = iter(_answered(run, schema, columns, [names[row] for row in kept], rows))
+    return [{"input": name, "error": faults[row]} if row in faults else next(answers) for row, name in enumerate(names)]
+
+
+def _answered(
+    run: Run, schema: Schema, columns: Columns, names: Sequence[str], rows: TensorSet
+) -> list[dict[str, Any]]:
+    """The answer of each row.
+
+    Args:
+        run: finished.
+        schema: its fitted inputs.
+        columns: raw, N rows.
+        names: of the rows.
+        rows: the same, encoded.
+    """
     if reconstructs(run.schema):
         return noted(strange_or_not(run, names, rows), schema, columns, rows)
     outputs = run.predictor.outputs(rows, ROWS if writes(run.schema) else 512)
@@ -111,10 +138,11 @@ def read_some(inputs: Sequence[Any], schema: Schema) -> tuple[Columns, list[str]
     return columns, names
 
 
-def encode_all(schema: Schema, columns: Columns, names: Sequence[str], done: str) -> TensorSet:
+def encode_all(run: Run, schema: Schema, columns: Columns, names: Sequence[str], done: str) -> TensorSet:
     """Every row, encoded.
 
     Args:
+        run: in whose folder rows that cannot be read are listed, where there are several.
         schema: fitted.
         columns: raw rows.
         names: of the rows, for errors.
@@ -125,10 +153,38 @@ def encode_all(schema: Schema, columns: Columns, names: Sequence[str], done: str
     """
     rows, faults = encode(schema, columns)
     if faults:
-        row = min(faults)
-        more = f" {len(faults) - 1} more." if len(faults) > 1 else ""
-        raise DataError(f"{names[row]} cannot be {done}: {faults[row]}.{more}")
+        refuse(run, faults, names, done)
     return rows
+
+
+def refuse(run: Run, faults: Mapping[int, str], names: Sequence[str], done: str) -> NoReturn:
+    """Say which rows cannot be read; arguments as for `encode_all`.
+
+    Args:
+        faults: row -> why it cannot be read; one at least.
+
+    Raises:
+        DataError: always.
+    """
+    if len(faults) > 1:
+        bad = [BadRow(names[row], faults[row], used=False) for row in sorted(faults)]
+        what = f"{len(faults)} of {len(names)} rows cannot be {done}"
+        raise BadRowsError(what, bad, "Mend them, or leave them out.").listed(run.path / BAD_ROWS)
+    ((row, reason),) = faults.items()
+    raise DataError(f"{names[row]} cannot be {done}: {reason}.")
+
+
+def parted(answers: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The answers, and the rows that could not be read."""
+    return [line for line in answers if "error" not in line], [line for line in answers if "error" in line]
+
+
+def left_out(run: Run | str | Path, inputs: Sequence[Any]) -> list[str]:
+    """Sentences about files in the given folders that are not answered, since their names are not those of pictures."""
+    if not any(item.kind == "image" for item in load(run).schema.inputs.values()):
+        return []
+    folders = [Path(item) for item in inputs if isinstance(item, str | Path) and _exists(item) and Path(item).is_dir()]
+    return [told for folder in folders for told in other_files(folder)]
 
 
 def _require_inputs(run: Run) -> None:
@@ -174,16 +230,14 @@ def strange(schema: Schema, columns: Columns, rows: TensorSet) -> dict[int, str]
 
 def is_colored(value: Any) -> bool:
     """Whether a picture that can be read has more than shades of gray."""
-    from PIL import Image as Pillow
-
-    from fathom.fields.image import open_picture
+    from fathom.fields.image import open_picture, opened
 
     if isinstance(value, np.ndarray):
         planes = value if value.ndim == 3 and value.shape[0] == 3 else np.moveaxis(value, -1, 0)[:3]
         return value.ndim == 3 and len(planes) == 3 and bool((planes != planes[:1]).any())
     given = value.as_py()
     if isinstance(given, str):
-        with Pillow.open(given) as header:
+        with opened(given) as header:
             if header.mode in ("1", "L", "LA") or header.mode.startswith("I"):
                 return False
     picture = open_picture(given)
@@ -250,17 +304,23 @@ def _exists(item: str | Path) -> bool:
         return False
 
 
-def write_answers(answers: Sequence[dict[str, Any]], path: Path) -> None:
+def write_answers(answers: Sequence[dict[str, Any]], path: Path, classes: Sequence[str] = ()) -> None:
     """Write answers as .csv, .parquet or .json; boxes also as pictures, a .jpg, a .png, or a folder of them.
+
+    Args:
+        answers: of `predict`.
+        path: where to.
+        classes: of the boxes, see `drawing.draw`.
 
     Raises:
         DataError: another ending.
     """
-    if drawing.is_drawn(answers, path):
-        drawing.draw(answers, path)
+    if drawing.is_drawn(parted(answers)[0], path):
+        drawing.draw(parted(answers)[0], path, classes)
         return
     check_output(path)
-    flat = drawing.lines(answers) if drawing.are_boxes(answers) else [flatten(answer) for answer in answers]
+    good, bad = parted(answers)
+    flat = [*drawing.lines(good), *bad] if drawing.are_boxes(good) else [flatten(answer) for answer in answers]
     ending = path.suffix.lower()
     if ending == ".parquet":
         import pyarrow as pa

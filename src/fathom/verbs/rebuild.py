@@ -45,7 +45,7 @@ def rebuilt(run: Run | str | Path, *inputs: Any) -> tuple[Tensor, list[str]]:
     run = load(run)
     schema = replace(run.schema, targets={}, special={})
     columns, names = read_some(inputs, schema)
-    rows = encode_all(schema, columns, names, "made again")
+    rows = encode_all(run, schema, columns, names, "made again")
     predictor = run.predictor
     ((name, item),) = predictor.schema.targets.items()
     assert isinstance(item, ImageCopy), "it makes pictures again"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fathom.analysis.report import write_report
+from fathom.core.errors import DamagedError
+from fathom.core.run import read_json
 from fathom.verbs.result import Run, load
 
 
@@ -16,5 +18,14 @@ def report(run: Run | str | Path) -> Path:
 
     Returns:
         Where the page is.
+
+    Raises:
+        DamagedError: there is a page, and the results that it was written from have changed since.
     """
-    return write_report(load(run).folder)
+    folder, page = load(run).folder, load(run).folder.file("report.html")
+    try:
+        if page.exists() and folder.file("results.json").exists():
+            read_json(folder.file("results.json"))
+    except DamagedError as error:
+        raise DamagedError(f"{error} The page {page} stays as it was.") from error
+    return write_report(folder)
