@@ -828,6 +828,25 @@ def test_a_kill_anywhere_resumes_to_equal_bits(data: Path, tmp_path: Path) -> No
         assert trained(tmp_path / "runs" / f"cut-{at}") == trained(tmp_path / "runs" / "whole")
 
 
+def test_a_fit_tells_which_pictures_lose_boxes(data: Path) -> None:
+    """Of 80 x 64 pixels a crop to a square leaves out 8 on each side; one that keeps a strip leaves out whole boxes."""
+    tree = {"data": {"location": str(data), "image": {"size": [64, 64], "fit_by": "crop"}}, "training": {"steps": 1, "batch": 8}}
+    assert not any("left out" in note for note in open_task(str(data), tree).prepared.notes)
+    tree["data"]["image"]["size"] = [256, 64]  # type: ignore[index]
+    prepared = open_task(str(data), tree).prepared
+    item = prepared.schema.targets["boxes"]
+    lost = sum(int(remark.split()[0]) for remark in item.remarks.values())
+    assert lost + len(prepared.store.columns["boxes"].values) == total(data)  # type: ignore[union-attr]
+    (told, *_) = [note for note in prepared.notes if "lying outside the working picture or nearly so" in note]
+    assert "rows to look at" in told
+    assert f"{item.state['cut']} more in training pictures left out (data.image.fit_by=crop)" in item.describe()
+
+
+def total(data: Path) -> int:
+    """Boxes in all pictures."""
+    return len(json.loads((data / "annotations" / "instances.json").read_text())["annotations"])
+
+
 def test_pictures_beside_boxes_are_decoded_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the working size, into the mapped cache of all pictures; a box that is mended costs no picture."""
     tree = {"data": {"location": str(data)}, "training": {"steps": 1, "batch": 8}}

@@ -154,7 +154,7 @@ def test_strides_that_are_left_out() -> None:
 
 
 class Maps(nn.Module):
-    """What timm builds with `features_only`: maps of strides 2 to 16, and what it says of them."""
+    """What timm builds with `features_only`: maps of strides 2 to 16."""
 
     def __init__(self, inputs: int, fill: float) -> None:
         super().__init__()
@@ -163,7 +163,6 @@ class Maps(nn.Module):
             [nn.Conv2d(a, b, 2, stride=2) for a, b in zip([inputs, *widths], widths, strict=False)]
         )
         nn.init.constant_(self.layers[0].weight, fill)  # type: ignore[arg-type]
-        self.feature_info = types.SimpleNamespace(reduction=lambda: [2, 4, 8, 16], channels=lambda: widths)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         made = []
@@ -174,11 +173,20 @@ class Maps(nn.Module):
 
 
 def test_a_model_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OneSize(nn.Module):
+        def forward(self, images: Tensor) -> list[Tensor]:
+            raise AssertionError("Input height (64) doesn't match model (224).")
+
+    class ChannelsLast(nn.Module):
+        def forward(self, images: Tensor) -> list[Tensor]:
+            return [torch.zeros(1, 16, 16, 96)]
+
     def create(name: str, pretrained: bool, features_only: bool, in_chans: int) -> nn.Module:
-        if name != "maps":
+        if name == "vit":
             raise RuntimeError("features_only not implemented for Vision Transformer models.")
         assert features_only
-        return Maps(in_chans, 2.0 if pretrained else 0.0)
+        made = {"maps": Maps(in_chans, 2.0 if pretrained else 0.0), "one size": OneSize(), "swin": ChannelsLast()}
+        return made[name]
 
     expected = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
     data = types.SimpleNamespace(resolve_model_data_config=lambda module: expected)
@@ -197,8 +205,13 @@ def test_a_model_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bool((made.backbone.net.net.layers[0].weight == 2).all())
     assert made.rates == {"*": 1.0, "backbone.*": 0.1}
     assert made(x)["boxes"].shape == (2, 6, 16, 24)
-    with pytest.raises(FathomError, match=r"timm has no model 'vit' that gives maps \(features_only not implemented for Vis"):
-        networks["detector"].build(schema, "model", backbone="timm:vit")
+    for name, told in (
+        ("vit", r"timm has no model 'vit' that gives maps \(features_only not implemented for Vision Transformer models\)"),
+        ("one size", r"'timm:one size' cannot read pictures of any size \(Input height \(64\) doesn't match model \(224\)\)"),
+        ("swin", r"'timm:swin' gives \(1, 16, 16, 96\) for one picture, and not a map of"),
+    ):
+        with pytest.raises(FathomError, match=told):
+            networks["detector"].build(schema, "model", backbone=f"timm:{name}")
 
 
 def test_weights_that_cannot_be_had_are_refused_before_the_run(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

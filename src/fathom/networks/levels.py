@@ -295,12 +295,16 @@ class Timm(nn.Module):
     Args:
         name: of the model, for errors.
         net: built with `features_only`, so that it gives its maps, the finest first.
+        inputs: channels of a picture.
+
+    Raises:
+        FathomError: it takes pictures of one size only, or what it gives are no such maps.
     """
 
-    def __init__(self, name: str, net: Any) -> None:
+    def __init__(self, name: str, net: nn.Module, inputs: int) -> None:
         super().__init__()
         self.net = net
-        strides, widths = list(net.feature_info.reduction()), list(net.feature_info.channels())
+        strides, widths = _seen(name, net, inputs)
         self.further = nn.ModuleList(onwards(strides[-1], widths[-1]))
         more = range(1, len(self.further) + 1)
         self.places = ends(name, [*strides, *(strides[-1] * 2**i for i in more)])
@@ -312,6 +316,29 @@ class Timm(nn.Module):
         maps = list(self.net(images))
         maps += in_turn(maps[-1], self.further)
         return [maps[place] for place in self.places]
+
+
+@torch.no_grad()
+def _seen(name: str, net: nn.Module, inputs: int) -> tuple[list[float], list[int]]:
+    """Stride and channels of each map that a model of timm gives, from one square picture."""
+    side = 2 * STRIDES[-1]
+    try:
+        maps = [tuple(made.shape) for made in net.eval()(torch.zeros(1, inputs, side, side))]
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise FathomError(
+            f"'{name}' cannot read pictures of any size ({_first_line(error)}); choose another backbone."
+        ) from error
+    net.train()
+    strange = next((shape for shape in maps if len(shape) != 4 or shape[2] != shape[3]), None)
+    if strange is not None:
+        raise FathomError(
+            f"'{name}' gives {strange} for one picture, and not a map of (1, channels, height, width); choose another backbone."
+        )
+    return [side / shape[3] for shape in maps], [shape[1] for shape in maps]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def _timm(name: str, picture: Field, weights: bool) -> Timm | Published:
@@ -333,15 +360,18 @@ def _timm(name: str, picture: Field, weights: bool) -> Timm | Published:
             f"timm, or take a backbone that needs none: {', '.join(known())}."
         ) from error
 
+    inputs = 3 if weights else picture.shape[0]
+
     def built(pretrained: bool) -> Any:
-        return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=3 if weights else picture.shape[0])
+        return timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=inputs)
 
     try:
         net = built(False)
     except (RuntimeError, AttributeError, TypeError) as error:
-        told = str(error).strip().partition("\n")[0].rstrip(".")
-        raise FathomError(f"timm has no model '{name}' that gives maps ({told}). See timm.list_models().") from error
-    levels = Timm(f"{TIMM}{name}", net)
+        raise FathomError(
+            f"timm has no model '{name}' that gives maps ({_first_line(error)}). See timm.list_models()."
+        ) from error
+    levels = Timm(f"{TIMM}{name}", net, inputs)
     if not weights:
         return levels
     expected = timm.data.resolve_model_data_config(net)
