@@ -112,7 +112,11 @@ def test_the_body_is_that_of_the_whole_network(name: str) -> None:
 def test_names_of_weights_stay_as_they_are() -> None:
     """Of the backbones that trained runs have: their files are read by these names."""
     names = {name: list(backbone(name).state_dict()) for name in ("small", "resnet18", "efficientnet-lite0")}
-    assert {name: len(found) for name, found in names.items()} == {"small": 78, "resnet18": 120, "efficientnet-lite0": 288}
+    assert {name: len(found) for name, found in names.items()} == {
+        "small": 78,
+        "resnet18": 120,
+        "efficientnet-lite0": 288,
+    }
     assert {"stem.0.0.weight", "stages.0.0.first.0.weight", "stages.3.1.second.1.bias"} <= set(names["small"])
     assert {"stem.0.weight", "stem.1.bias", "stages.0.0.conv1.weight", "stages.3.1.bn2.bias"} <= set(names["resnet18"])
     assert {"stem.0.conv.weight", "stem.1.depthwise.conv.weight"} <= set(names["efficientnet-lite0"])
@@ -142,7 +146,9 @@ def test_what_is_no_backbone(monkeypatch: pytest.MonkeyPatch, options: dict[str,
 
 
 def test_strides_that_are_left_out() -> None:
-    with pytest.raises(FathomError, match=r"'patches' gives maps of strides 16, 32, and none of stride 4, which is needed"):
+    with pytest.raises(
+        FathomError, match=r"'patches' gives maps of strides 16, 32, and none of stride 4, which is needed"
+    ):
         levels.ends("patches", [16.0, 32.0])
     pieces = [nn.Conv2d(3, 4, 16, stride=16)]
     with pytest.raises(FathomError, match="'patches' gives maps of strides 16, 32, and none of stride 4"):
@@ -206,8 +212,14 @@ def test_a_model_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.rates == {"*": 1.0, "backbone.*": 0.1}
     assert made(x)["boxes"].shape == (2, 6, 16, 24)
     for name, told in (
-        ("vit", r"timm has no model 'vit' that gives maps \(features_only not implemented for Vision Transformer models\)"),
-        ("one size", r"'timm:one size' cannot read pictures of any size \(Input height \(64\) doesn't match model \(224\)\)"),
+        (
+            "vit",
+            r"timm has no model 'vit' that gives maps \(features_only not implemented for Vision Transformer models\)",
+        ),
+        (
+            "one size",
+            r"'timm:one size' cannot read pictures of any size \(Input height \(64\) doesn't match model \(224\)\)",
+        ),
         ("swin", r"'timm:swin' gives \(1, 16, 16, 96\) for one picture, and not a map of"),
     ):
         with pytest.raises(FathomError, match=told):
@@ -275,7 +287,9 @@ def test_a_new_backbone_learns_and_is_read_again(data: Path, tmp_path: Path) -> 
     assert run.results["test"]["map50"]["value"] > 0.8
     boxes = draw_scene(tmp_path / "new.png", 101)
     (answer,) = run.predict(tmp_path / "new.png")
-    assert [box["label"] for box in sorted(answer["answer"], key=lambda box: box["box"][0])] == [box[0] for box in boxes]
+    assert [box["label"] for box in sorted(answer["answer"], key=lambda box: box["box"][0])] == [
+        box[0] for box in boxes
+    ]
 
 
 def test_a_detector_around_the_body_of_an_earlier_run(data: Path, earlier: Path) -> None:
@@ -311,7 +325,10 @@ def test_a_run_from_an_earlier_one_needs_it_no_more(data: Path, earlier: Path, t
         (copy / path).symlink_to(earlier / path)
     said = cli("fit", str(data), *QUICK, "--from", str(copy), "network.width=8", "--steps", "4", "--name", "after")
     assert said.code == 0, said.err
-    assert "Stages    head: 1 step, backbone.stages.1, backbone.stages.2, backbone.stages.3, pyramid, head alone" in said.err
+    assert (
+        "Stages    head: 1 step, backbone.stages.1, backbone.stages.2, backbone.stages.3, pyramid, head alone"
+        in said.err
+    )
     for path in list(copy.iterdir()):
         path.unlink()
     assert cli("evaluate", "runs/after", "--json").code == 0
@@ -324,7 +341,9 @@ def test_bodies_around_which_nothing_is_built(data: Path, tmp_path: Path) -> Non
     for named in ({}, {"name": "detector"}):
         with pytest.raises(FathomError) as caught:
             open_task(str(data), tree({"from": str(run), **named}))
-        assert "trained the network cnn, and no detector can be built around its body. Those around" in str(caught.value)
+        assert "trained the network cnn, and no detector can be built around its body. Those around" in str(
+            caught.value
+        )
 
 
 def test_a_small_stem_stays_small(tmp_path: Path, data: Path) -> None:
@@ -340,7 +359,9 @@ def test_a_file_of_published_weights(tmp_path: Path, data: Path) -> None:
     torch.manual_seed(0)
     body = backbone("resnet18")
     named = {theirs: body.state_dict()[ours] for ours, theirs in body.borrowed.items() if "num_batches" not in ours}
-    save_file({**named, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}, tmp_path / "r18.safetensors")
+    save_file(
+        {**named, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}, tmp_path / "r18.safetensors"
+    )
     network = {"from": str(tmp_path / "r18.safetensors"), "name": "detector", "backbone": "resnet18"}
     task = open_task(str(data), tree(network))
     assert task.recipe.network["body"] == {"stem": "full", "reads": "imagenet"}
