@@ -1041,6 +1041,12 @@ def test_commands_quote_what_a_shell_would_read() -> None:
 # ---- charts
 
 
+def test_no_axis_of_shares_goes_beyond_the_whole() -> None:
+    axis = Axis.around([0.975, 0.975], 3, most=1.0)
+    assert [text for _, text in axis.ticks()] == ["0", "0.5", "1"]
+
+
+
 @given(
     st.lists(st.floats(-1e9, 1e9, allow_nan=False).filter(lambda x: x == 0 or abs(x) > 1e-300), min_size=1, max_size=20)
 )

@@ -22,7 +22,7 @@ from functools import partial
 from typing import Any
 
 from fathom.analysis.evidence import Evidence, Table, estimate, filled_bins, kept_epoch, primary_metric
-from fathom.analysis.wording import finite, metric_label, number_text, percent, shorten, tick_text
+from fathom.analysis.wording import finite, is_share, metric_label, number_text, percent, shorten, tick_text
 from fathom.core.errors import count_text
 
 EPOCHS, POINTS, MATRIX, PAIRS = 400, 2000, 20, 20
@@ -52,14 +52,14 @@ class Axis:
     log: bool = False
 
     @staticmethod
-    def around(values: Iterable[float], count: int = 4) -> Axis:
-        """The smallest range with round ends that holds all values, in about `count` steps."""
+    def around(values: Iterable[float], count: int = 4, most: float = math.inf) -> Axis:
+        """The smallest range with round ends that holds all values, in about `count` steps, and ends at `most`."""
         found = list(values) or [0.0, 1.0]
         low, high = min(found), max(found)
         if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-300):  # too near to be told apart
             low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
         step = round_step((high - low) / count)
-        return Axis(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, step)
+        return Axis(math.floor(low / step + 1e-9) * step, min(math.ceil(high / step - 1e-9) * step, most), step)
 
     @staticmethod
     def of_loss(values: Sequence[float]) -> Axis:
@@ -172,7 +172,8 @@ def curves(evidence: Evidence) -> list[Chart]:
     if metric:
         name = metric.removeprefix("validation/")
         title, text = f"Validation {metric_label(name)}", partial(tick_text, name)
-        found.append(_curve(evidence, title, {"Validation": metric}, text=text, marks=marks, shape="flat"))
+        axis = partial(Axis.around, count=3, most=1.0 if is_share(name) else math.inf)
+        found.append(_curve(evidence, title, {"Validation": metric}, axis, text, marks, shape="flat"))
     found.append(_curve(evidence, "Learning rate", {"Rate": "rate"}, shape="flat"))
     return [chart for chart in found if chart is not None]
 
