@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +44,15 @@ PARAMETERS = {
 WORDS = {"sentiment-rnn": 34_178, "sentiment-lstm": 40_514, "sentiment-gru": 38_402}
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+MINUTES = {"gan", "gan-dense"}  # judged by a classifier of their own, as gan-conditional is
+
+
+def marked(path: Path) -> Any:
+    """A recipe, among the slow ones where it costs much and another one like it runs anyway."""
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in MINUTES else [])
+
+
+@pytest.mark.parametrize("path", [marked(path) for path in RECIPES])
 def test_a_recipe_runs_two_steps(path: Path, request: pytest.FixtureRequest) -> None:
     if path.name != "digits.toml" and 'location = "digits"' not in path.read_text("utf-8"):
         request.getfixturevalue("data_folder")

@@ -578,7 +578,7 @@ class Measured:
         precision: of matrix work.
         stages: seconds a step of each stage.
         once: seconds for the features that a frozen body makes of all rows.
-        looks: seconds of validation that come upon each step, spread over an epoch.
+        looks: seconds of validation that come upon each step, spread over an epoch; measured where minutes are to be kept.
     """
 
     threads: int
@@ -638,7 +638,7 @@ def measure(task: Task, device: Device, budget: float = 0.3) -> Measured:
                 if best is None or tried.cost(task.recipe) < 0.8 * best.cost(task.recipe):
                     best = tried
         assert best is not None, "there is always a way"
-        looks = _seconds_of_validation(assembly, task, best.threads)
+        looks = _seconds_of_validation(assembly, task, best.threads) if training.steps is None else 0.0
     return replace(best, looks=looks)
 
 
