@@ -44,12 +44,13 @@ PARAMETERS = {
 WORDS = {"sentiment-rnn": 34_178, "sentiment-lstm": 40_514, "sentiment-gru": 38_402}
 
 
-MINUTES = {"gan", "gan-dense"}  # judged by a classifier of their own, as gan-conditional is
+# Judged by a classifier of their own, as gan-conditional is; and large networks of history, whose outputs are tested elsewhere.
+SLOW = {"gan", "gan-dense", "history-alexnet", "history-efficientnet", "history-resnet", "history-vgg"}
 
 
 def marked(path: Path) -> Any:
     """A recipe, among the slow ones where it costs much and another one like it runs anyway."""
-    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in MINUTES else [])
+    return pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in SLOW else [])
 
 
 @pytest.mark.parametrize("path", [marked(path) for path in RECIPES])
