@@ -330,6 +330,7 @@ class Model(nn.Module):
         self.target_shapes = {name: target.outputs for name, target in schema.targets.items()}
         self.preprocess = nn.ModuleList([item.layer() for item in schema.inputs.values()])
         self.module = module
+        self.rests = False  # the body, while its head alone learns; seen at every change of mode, which a stage begins with
 
     def forward(self, batch: Batch | Tensor, *more: Tensor) -> Any:
         """Named encoded inputs -> output (B, *outputs) by target name; plain tensors -> the output of the one target."""
@@ -337,7 +338,7 @@ class Model(nn.Module):
             return self._plain(batch, *more)
         if FEATURES in batch:
             return self.split(self.module.decide(batch[FEATURES]))  # type: ignore[operator]
-        if self.training and head_alone(self.module):  # the body as it is where its features are kept
+        if self.rests and self.training:  # the body as it is where its features are kept
             with at_rest(self.module):
                 features = self.features(batch)
             return self.split(self.module.decide(features))  # type: ignore[operator]
@@ -348,6 +349,7 @@ class Model(nn.Module):
         super().train(mode)
         if mode:  # a model that is all frozen comes here again, to be put into evaluation mode
             rest_frozen(self)
+        self.rests = head_alone(self.module)
         return self
 
     def features(self, batch: Batch) -> Tensor:

@@ -22,7 +22,8 @@ def report(run: Run | str | Path) -> Path:
     Raises:
         DamagedError: there is a page, and the results that it was written from have changed since.
     """
-    folder, page = load(run).folder, load(run).folder.file("report.html")
+    folder = load(run).folder
+    page = folder.file("report.html")
     try:
         if page.exists() and folder.file("results.json").exists():
             read_json(folder.file("results.json"))
